@@ -1,0 +1,51 @@
+# `make` lists the targets. Everything is installed into VENV on first use, from the lock.
+PYTHON ?= python3
+VENV   ?= .venv
+PORT   ?= 8000
+ARGS   ?=
+
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+BUILD := $(BIN)/jupyter-book build . -W -n --keep-going --all
+
+.DEFAULT_GOAL := help
+.PHONY: help book test refresh serve lint lock clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+book: $(READY)  ## build the book; every warning is an error
+	@$(BUILD)
+	@echo "The home page: file://$(CURDIR)/_build/html/index.html"
+
+test: $(READY)  ## run every test and every chapter; ARGS="-k masking" for a part
+	$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)
+
+refresh: $(READY)  ## run the chapters again and store the outputs that changed; ARGS="01" for one
+	$(BIN)/python -m tests.gate.refresh $(ARGS)
+
+serve: $(READY)  ## the book on http://127.0.0.1:8000, built again when a file changes; PORT=9000
+	@mkdir -p _build/html
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html & trap "kill $$!" EXIT INT TERM; \
+	$(BIN)/watchfiles "sh -c '$(BUILD) -q; echo; echo \"The book: http://127.0.0.1:$(PORT)/\"'" book d2lattn _config.yml _toc.yml
+
+lint: $(READY)  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Left out: what only torch's build for Nvidia cards needs, so that the lock fits every machine.
+lock:  ## write requirements.txt again, from the newest versions that pyproject.toml allows
+	rm -rf _build/lock && $(PYTHON) -m venv _build/lock && _build/lock/bin/pip install -q -e '.[dev]'
+	{ sed '/^#/!d' requirements.txt; echo '-e .'; _build/lock/bin/pip freeze --exclude-editable \
+	  | sed 's/+cpu$$//' | grep -vE '^(cuda|nvidia|triton)'; } > _build/requirements.txt
+	mv _build/requirements.txt requirements.txt && rm -rf _build/lock
+
+clean:  ## remove what was built and installed
+	rm -rf _build $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12 ..." % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
