@@ -1,0 +1,44 @@
+"""Attention is a weighted average; the only thing that ever changes is the scoring function."""
+
+from d2lattn import notebook, plotting
+from d2lattn.additive import AdditiveAttention, AdditiveScore, additive_score
+from d2lattn.attention import Attention, AttentionOutput, Score
+from d2lattn.dot_product import (
+    BilinearScore,
+    DotProductAttention,
+    DotProductScore,
+    bilinear_score,
+    dot_product_score,
+)
+from d2lattn.kernel_regression import (
+    GaussianScore,
+    KernelScore,
+    NadarayaWatson,
+    gaussian_score,
+    log_kernel,
+)
+from d2lattn.masking import causal_mask, length_mask, masked_softmax
+
+__all__ = [
+    "AdditiveAttention",
+    "AdditiveScore",
+    "Attention",
+    "AttentionOutput",
+    "BilinearScore",
+    "DotProductAttention",
+    "DotProductScore",
+    "GaussianScore",
+    "KernelScore",
+    "NadarayaWatson",
+    "Score",
+    "additive_score",
+    "bilinear_score",
+    "causal_mask",
+    "dot_product_score",
+    "gaussian_score",
+    "length_mask",
+    "log_kernel",
+    "masked_softmax",
+    "notebook",
+    "plotting",
+]

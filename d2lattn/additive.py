@@ -1,0 +1,170 @@
+"""Additive attention: the score is a small neural network."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from d2lattn.attention import (
+    Attention,
+    Score,
+    apply_linear,
+    check_same_width,
+    check_size,
+    check_tokens,
+)
+from d2lattn.masking import at_least_float32, check_floating
+
+__all__ = ["AdditiveAttention", "AdditiveScore", "additive_score"]
+
+
+def additive_score(
+    queries: Float[Tensor, "*batch queries hidden"],
+    keys: Float[Tensor, "*batch keys hidden"],
+    w_v: Float[Tensor, " hidden"],
+) -> Float[Tensor, "*batch queries keys"]:
+    r"""Score of projected queries and keys: a weighted sum of saturating features.
+
+    .. math:: a(q, k) = w_v^\top \tanh(q + k)
+
+    Parameters
+    ----------
+    queries, keys
+        :math:`W_q q` and :math:`W_k k`: one floating dtype, the same batch axes and features.
+    w_v
+        One weight for each hidden feature.
+
+    Returns
+    -------
+    Tensor
+        Attention scores in the dtype of the queries, computed in at least float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes or shapes do not fit.
+
+    Examples
+    --------
+    >>> q, k = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, -1.0], [100.0, 100.0]])
+    >>> additive_score(q, k, torch.tensor([1.0, 2.0]))
+    tensor([[0., 3.]])
+
+    References
+    ----------
+    Bahdanau, Cho and Bengio, "Neural Machine Translation by Jointly Learning to Align and
+    Translate" (2015), appendix A.1.2.
+    """
+    check_tokens(queries=queries, keys=keys)
+    check_same_width(queries, keys, "project both to the same number of hidden features first")
+    check_floating("w_v", w_v)
+    if w_v.dtype != queries.dtype:
+        raise TypeError(f"w_v must have the dtype of the queries, {queries.dtype}; got {w_v.dtype}")
+    if w_v.shape != queries.shape[-1:]:
+        raise ValueError(
+            f"w_v must have shape ({queries.shape[-1]},), one weight for each hidden feature; "
+            f"got {tuple(w_v.shape)}"
+        )
+    scores = _compare(at_least_float32(queries), at_least_float32(keys), w_v)
+    return scores.to(queries.dtype)
+
+
+def _compare(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
+    features = torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3))  # (*batch, queries, keys, hidden)
+    return features @ w_v.to(features.dtype)
+
+
+class AdditiveScore(Score):
+    r"""A network with one hidden layer that compares queries and keys of any width.
+
+    .. math:: a(q, k) = w_v^\top \tanh(W_q q + W_k k)
+
+    Parameters
+    ----------
+    key_size, query_size, num_hiddens
+        Numbers of features of a key, of a query, and of the hidden layer.
+
+    Attributes
+    ----------
+    W_q, W_k, w_v : torch.nn.Linear
+        Bias-free, named as in D2L: weights trained there can be copied in.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is not a positive integer.
+
+    Examples
+    --------
+    >>> score = AdditiveScore(key_size=2, query_size=20, num_hiddens=8)
+    >>> score(torch.randn(2, 1, 20), torch.randn(2, 10, 2)).shape
+    torch.Size([2, 1, 10])
+
+    References
+    ----------
+    Bahdanau, Cho and Bengio, "Neural Machine Translation by Jointly Learning to Align and
+    Translate" (2015), appendix A.1.2.
+    """
+
+    def __init__(self, key_size: int, query_size: int, num_hiddens: int) -> None:
+        super().__init__()
+        for name, size in (
+            ("key_size", key_size), ("query_size", query_size), ("num_hiddens", num_hiddens),
+        ):  # fmt: skip
+            check_size(name, size)
+        self.W_k = nn.Linear(key_size, num_hiddens, bias=False)
+        self.W_q = nn.Linear(query_size, num_hiddens, bias=False)
+        self.w_v = nn.Linear(num_hiddens, 1, bias=False)
+
+    def project(
+        self,
+        queries: Float[Tensor, "*batch queries query_size"],
+        keys: Float[Tensor, "*batch keys key_size"],
+    ) -> tuple[Float[Tensor, "*batch queries hidden"], Float[Tensor, "*batch keys hidden"]]:
+        """W_q q and W_k k."""
+        return apply_linear("queries", queries, self.W_q), apply_linear("keys", keys, self.W_k)
+
+    def compare(
+        self,
+        q: Float[Tensor, "*batch queries hidden"],
+        k: Float[Tensor, "*batch keys hidden"],
+    ) -> Float[Tensor, "*batch queries keys"]:
+        """tanh of the sum of every pair, weighted by w_v."""
+        return _compare(q, k, self.w_v.weight.squeeze(0))
+
+
+class AdditiveAttention(Attention):
+    r"""Additive attention, with D2L's order of arguments.
+
+    .. math:: f(q) = \sum_j \mathrm{softmax}_j\bigl(w_v^\top \tanh(W_q q + W_k k_j)\bigr)\, v_j
+
+    Parameters
+    ----------
+    key_size, query_size, num_hiddens
+        Numbers of features of a key, of a query, and of the hidden layer.
+    dropout
+        Probability with which a weight is dropped in training mode.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is not a positive integer, or the dropout is not a probability.
+
+    Examples
+    --------
+    >>> attention = AdditiveAttention(key_size=2, query_size=20, num_hiddens=8)
+    >>> q, k, v = torch.randn(2, 1, 20), torch.ones(2, 10, 2), torch.arange(40.0).view(1, 10, 4)
+    >>> attention(q, k, v.repeat(2, 1, 1), torch.tensor([2, 6])).output.round().int()
+    tensor([[[ 2,  3,  4,  5]],
+    <BLANKLINE>
+            [[10, 11, 12, 13]]], dtype=torch.int32)
+
+    References
+    ----------
+    Bahdanau, Cho and Bengio, "Neural Machine Translation by Jointly Learning to Align and
+    Translate" (2015), appendix A.1.2.
+    """
+
+    def __init__(
+        self, key_size: int, query_size: int, num_hiddens: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__(AdditiveScore(key_size, query_size, num_hiddens), dropout)

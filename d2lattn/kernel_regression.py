@@ -1,0 +1,644 @@
+"""Kernel regression: attention whose score is the logarithm of a kernel of the distance."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from d2lattn.attention import Attention, Score, check_same_width, check_tokens
+from d2lattn.masking import at_least_float32, check_floating, first_index
+
+__all__ = ["GaussianScore", "KernelScore", "NadarayaWatson", "gaussian_score", "log_kernel"]
+
+Bandwidth = float | Sequence[float] | Tensor
+
+
+def _log_gaussian(u: Tensor) -> Tensor:
+    return -0.5 * u.square() - 0.5 * math.log(2 * math.pi)
+
+
+def _log_boxcar(u: Tensor) -> Tensor:
+    flat = 0.0 * u + math.log(0.5)  # so that there is a gradient, of 0
+    return flat.masked_fill(~(u.abs() <= 1), -math.inf)
+
+
+def _log_triangular(u: Tensor) -> Tensor:
+    return _log_inside(1 - u.abs())
+
+
+def _log_epanechnikov(u: Tensor) -> Tensor:
+    return _log_inside(0.75 * (1 - u.square()))
+
+
+def _log_inside(density: Tensor) -> Tensor:
+    """log(density), and -inf with gradient 0 where the kernel has ended."""
+    inside = density > 0
+    return torch.where(inside, density, 1.0).log().masked_fill(~inside, -math.inf)
+
+
+_LOG_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gaussian": _log_gaussian,
+    "boxcar": _log_boxcar,
+    "triangular": _log_triangular,
+    "epanechnikov": _log_epanechnikov,
+}
+
+
+def log_kernel(u: Float[Tensor, "*shape"], kernel: str = "gaussian") -> Float[Tensor, "*shape"]:
+    r"""Logarithm of a kernel at a distance of ``u`` bandwidths; every kernel integrates to one.
+
+    .. math::
+        \begin{aligned}
+        \text{gaussian:}\quad & \tfrac{1}{\sqrt{2\pi}}\, e^{-u^2/2} &
+        \text{boxcar:}\quad & \tfrac12\, [\,|u| \le 1\,] \\
+        \text{triangular:}\quad & (1 - |u|)_+ &
+        \text{epanechnikov:}\quad & \tfrac34\, (1 - u^2)_+
+        \end{aligned}
+
+    Parameters
+    ----------
+    u
+        Distances in units of the bandwidth, any floating dtype and shape.
+    kernel
+        One of the four names above.
+
+    Returns
+    -------
+    Tensor
+        Dtype and shape of ``u``; :math:`-\infty` where the kernel is 0.
+
+    Raises
+    ------
+    TypeError
+        If ``u`` is not a floating-point tensor.
+    ValueError
+        If there is no kernel of this name.
+
+    Examples
+    --------
+    >>> log_kernel(torch.tensor([0.0, 0.5, 1.0]), "epanechnikov").exp()
+    tensor([0.7500, 0.5625, 0.0000])
+
+    References
+    ----------
+    Hastie, Tibshirani and Friedman, *The Elements of Statistical Learning* (2009), section 6.1.
+    """
+    check_floating("u", u)
+    return _LOG_KERNELS[_known_kernel(kernel)](u)
+
+
+def gaussian_score(
+    queries: Float[Tensor, "*batch queries features"],
+    keys: Float[Tensor, "*batch keys features"],
+    bandwidth: Bandwidth = 1.0,
+) -> Float[Tensor, "*batch queries keys"]:
+    r"""Minus half the squared distance, in bandwidths: the exponent of the Gaussian kernel.
+
+    .. math:: a(q, k) = -\frac12 \left\lVert \frac{q - k}{h} \right\rVert^2
+
+    Parameters
+    ----------
+    queries, keys
+        One floating dtype, the same batch axes and number of features.
+    bandwidth
+        :math:`h > 0` in the units of the features: a number, or one for each feature.
+
+    Returns
+    -------
+    Tensor
+        Attention scores in the dtype of the queries, computed in at least float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes or shapes do not fit, or the bandwidth is not positive and finite.
+
+    Examples
+    --------
+    >>> gaussian_score(torch.tensor([[0.0]]), torch.tensor([[0.0], [1.0], [2.0]]))
+    tensor([[-0.0000, -0.5000, -2.0000]])
+
+    References
+    ----------
+    Nadaraya, "On Estimating Regression" (1964); Watson, "Smooth Regression Analysis" (1964).
+    """
+    check_tokens(queries=queries, keys=keys)
+    check_same_width(queries, keys, "a distance needs the same features in both")
+    h = _positive("bandwidth", bandwidth, queries.shape[-1])
+    q, k = _divide(queries, h), _divide(keys, h)
+    return _gaussian_compare(q, k).to(queries.dtype)
+
+
+class KernelScore(Score):
+    r"""The logarithm of a product kernel, as an attention score.
+
+    .. math:: a(q, k) = \sum_d \log \kappa\!\left(\frac{q_d - k_d}{h_d}\right)
+
+    up to a constant for the Gaussian kernel, whose score is :func:`gaussian_score`. A pair that
+    is farther apart than a compact kernel reaches scores :math:`-\infty`, as if masked.
+
+    Parameters
+    ----------
+    kernel
+        ``"gaussian"``, ``"boxcar"``, ``"triangular"`` or ``"epanechnikov"``.
+    bandwidth
+        :math:`h > 0` in the units of the features: a number, or one for each feature.
+    learnable
+        Whether the bandwidth is a parameter. Its logarithm is what an optimizer moves, so that
+        it stays positive. (The boxcar's gradient is 0 almost everywhere: nothing to follow.)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the bandwidth is not positive and finite, or there is no kernel of this name.
+
+    References
+    ----------
+    Hastie, Tibshirani and Friedman, *The Elements of Statistical Learning* (2009), section 6.1.
+    """
+
+    log_bandwidth: nn.Parameter  # if learnable
+    _bandwidth: float | list[float]  # if not
+
+    def __init__(
+        self, kernel: str = "gaussian", bandwidth: Bandwidth = 1.0, learnable: bool = False
+    ) -> None:
+        super().__init__()
+        self.kernel = _known_kernel(kernel)
+        self.learnable = learnable
+        self.bandwidth = bandwidth
+
+    @property
+    def bandwidth(self) -> Float[Tensor, "..."]:
+        """The bandwidth, a tensor of shape ``()`` or ``(features,)``."""
+        if self.learnable:
+            return self.log_bandwidth.exp()
+        return torch.tensor(self._bandwidth, dtype=torch.float64)
+
+    @bandwidth.setter
+    def bandwidth(self, bandwidth: Bandwidth) -> None:
+        value = _positive("bandwidth", bandwidth).detach().to(torch.float64)
+        if self.learnable:
+            log = value.log().to(torch.get_default_dtype())
+            if "log_bandwidth" in self._parameters and log.shape == self.log_bandwidth.shape:
+                self.log_bandwidth.data.copy_(log)  # the parameter an optimizer already holds
+            else:
+                self.log_bandwidth = nn.Parameter(log)
+        else:
+            self._bandwidth = value.tolist()
+
+    def get_extra_state(self) -> float | list[float] | None:
+        """A bandwidth that is no parameter, for ``state_dict``."""
+        return None if self.learnable else self._bandwidth
+
+    def set_extra_state(self, state: float | list[float] | None) -> None:
+        """The bandwidth that ``load_state_dict`` found."""
+        if state is not None and not self.learnable:
+            self.bandwidth = state
+
+    def extra_repr(self) -> str:
+        numbers = self.bandwidth.detach().tolist()
+        return f"kernel={self.kernel!r}, bandwidth={numbers}, learnable={self.learnable}"
+
+    def project(
+        self,
+        queries: Float[Tensor, "*batch queries features"],
+        keys: Float[Tensor, "*batch keys features"],
+    ) -> tuple[Float[Tensor, "*batch queries features"], Float[Tensor, "*batch keys features"]]:
+        """Divide by the bandwidth."""
+        check_same_width(queries, keys, "a distance needs the same features in both")
+        h = _positive("bandwidth", self.bandwidth, queries.shape[-1])
+        return _divide(queries, h), _divide(keys, h)
+
+    def compare(
+        self,
+        q: Float[Tensor, "*batch queries features"],
+        k: Float[Tensor, "*batch keys features"],
+    ) -> Float[Tensor, "*batch queries keys"]:
+        """The kernel's logarithm at every difference, summed over the features."""
+        if self.kernel == "gaussian":
+            return _gaussian_compare(q, k)
+        return _LOG_KERNELS[self.kernel](q.unsqueeze(-2) - k.unsqueeze(-3)).sum(dim=-1)
+
+
+class GaussianScore(KernelScore):
+    r"""Minus half the squared distance, in bandwidths; see :func:`gaussian_score`.
+
+    .. math:: a(q, k) = -\frac12 \left\lVert \frac{q - k}{h} \right\rVert^2
+
+    Parameters
+    ----------
+    bandwidth
+        :math:`h > 0` in the units of the features: a number, or one for each feature.
+    learnable
+        Whether the bandwidth is a parameter (its logarithm, so that it stays positive).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the bandwidth is not positive and finite.
+
+    Examples
+    --------
+    >>> score = GaussianScore(bandwidth=2.0)
+    >>> score(torch.tensor([[0.0]]), torch.tensor([[0.0], [2.0], [4.0]]))
+    tensor([[-0.0000, -0.5000, -2.0000]])
+
+    References
+    ----------
+    Nadaraya, "On Estimating Regression" (1964); Watson, "Smooth Regression Analysis" (1964).
+    """
+
+    def __init__(self, bandwidth: Bandwidth = 1.0, learnable: bool = False) -> None:
+        super().__init__("gaussian", bandwidth, learnable)
+
+
+class NadarayaWatson(nn.Module):
+    r"""Kernel regression: attention in which the measurements are the keys and values.
+
+    .. math:: f(x) = \sum_i \alpha_i(x)\, y_i, \qquad
+              \alpha_i(x) = \frac{\prod_d \kappa\bigl((x_d - x_{id}) / h_d\bigr)}
+                                 {\sum_j \prod_d \kappa\bigl((x_d - x_{jd}) / h_d\bigr)}
+
+    The weights are a softmax of log-kernels, in float64: far from the data the Gaussian kernel
+    still finds the nearest measurement, where dividing kernels by their sum gives 0/0. Where a
+    compact kernel reaches no measurement, the weights and the prediction are 0.
+
+    Parameters
+    ----------
+    bandwidth
+        :math:`h > 0` in the units of ``x``: a number, or one for each feature of ``x``.
+    kernel
+        ``"gaussian"``, ``"boxcar"``, ``"triangular"`` or ``"epanechnikov"``.
+    learnable
+        Whether the bandwidth is a parameter (its logarithm, so that it stays positive).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the bandwidth is not positive and finite, or there is no kernel of this name.
+
+    Examples
+    --------
+    >>> x, y = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 1.0, 4.0])
+    >>> model = NadarayaWatson(bandwidth=0.5).fit(x, y)
+    >>> model.predict(torch.tensor([1.0, 100.0]))
+    tensor([1.2130, 4.0000])
+
+    References
+    ----------
+    Nadaraya, "On Estimating Regression" (1964); Watson, "Smooth Regression Analysis" (1964).
+    """
+
+    x: Tensor | None
+    y: Tensor | None
+
+    def __init__(
+        self, bandwidth: Bandwidth = 1.0, kernel: str = "gaussian", learnable: bool = False
+    ) -> None:
+        super().__init__()
+        self.attention = Attention(KernelScore(kernel, bandwidth, learnable))
+        self.register_buffer("x", None)
+        self.register_buffer("y", None)
+
+    @property
+    def bandwidth(self) -> Float[Tensor, "..."]:
+        """The bandwidth, a tensor of shape ``()`` or ``(features,)``."""
+        return self._score.bandwidth
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return self._score.kernel
+
+    @property
+    def _score(self) -> KernelScore:
+        score = self.attention.score
+        assert isinstance(score, KernelScore)
+        return score
+
+    def fit(
+        self, x: Float[Tensor, "n *features"], y: Float[Tensor, "n *outputs"]
+    ) -> "NadarayaWatson":
+        """Keep the measurements; there is nothing else to do.
+
+        Parameters
+        ----------
+        x
+            Where was measured, shape ``(n,)`` or ``(n, features)``.
+        y
+            What was measured, shape ``(n,)`` or ``(n, outputs)``, the same dtype. Both are copied.
+
+        Returns
+        -------
+        NadarayaWatson
+            The model itself.
+
+        Raises
+        ------
+        TypeError
+            If an argument is not a floating-point tensor, or the dtypes differ.
+        ValueError
+            If shapes do not fit, nothing was measured, or a number is not finite.
+        """
+        for name, tensor in (("x", x), ("y", y)):
+            _check_measurements(name, tensor)
+            if len(tensor) == 0:
+                raise ValueError(f"{name} must hold at least one measurement; got none")
+        if y.dtype != x.dtype:
+            raise TypeError(f"y must have the dtype of x, {x.dtype}; got {y.dtype}")
+        if y.device != x.device:
+            raise ValueError(f"y must be on the device of x, {x.device}; got {y.device}")
+        if len(y) != len(x):
+            raise ValueError(f"y must have as many measurements as x, {len(x)}; got {len(y)}")
+        _positive("bandwidth", self.bandwidth, _columns(x).shape[-1])
+        self.x, self.y = x.detach().clone(), y.detach().clone()
+        return self
+
+    def predict(self, x: Float[Tensor, "m *features"]) -> Float[Tensor, "m *outputs"]:
+        """Predictions, shape ``(m,)`` or ``(m, outputs)`` as ``y`` was.
+
+        Parameters
+        ----------
+        x
+            Where to predict: dtype and kind of shape of the ``x`` that was fitted.
+
+        Raises
+        ------
+        RuntimeError
+            If :meth:`fit` was not called.
+        TypeError, ValueError
+            If dtype or shape differ from what was fitted, or a number is not finite.
+        """
+        queries, keys, values = self._queries_keys_values(x)
+        return self._shaped(self.attention(queries, keys, values, need_weights=False).output)
+
+    def weights(self, x: Float[Tensor, "m *features"]) -> Float[Tensor, "m n"]:
+        """Attention weights: how much each measurement counts; raises as :meth:`predict`."""
+        queries, keys, values = self._queries_keys_values(x)
+        weights = self.attention(queries, keys, values).weights
+        return weights.to(x.dtype)
+
+    def loo_residuals(self) -> Float[Tensor, "n *outputs"]:
+        r"""Each measurement minus its prediction from all the others.
+
+        .. math:: r_i = y_i - \sum_{j \ne i} \alpha_{ij}\, y_j
+
+        A point may not attend to itself: its own key is masked.
+
+        Returns
+        -------
+        Tensor
+            Shape and dtype of the fitted ``y``; differentiable in a learnable bandwidth.
+
+        Raises
+        ------
+        RuntimeError
+            If :meth:`fit` was not called.
+        ValueError
+            If there is only one measurement: nothing is left when it is left out.
+        """
+        x, _ = self._fitted()
+        if len(x) < 2:
+            raise ValueError("x must hold at least 2 measurements to leave one out; got 1")
+        queries, keys, values = self._queries_keys_values(x)
+        others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+        out = self.attention(queries, keys, values, mask=others, need_weights=False).output
+        return self._shaped(values - out)
+
+    def select_bandwidth(
+        self, candidates: Iterable[Bandwidth] | Tensor | None = None
+    ) -> "NadarayaWatson":
+        r"""Choose the bandwidth with the least mean squared leave-one-out residual.
+
+        .. math:: \hat h = \arg\min_h \frac1n \sum_i r_i(h)^2
+
+        Parameters
+        ----------
+        candidates
+            Bandwidths to choose from, each a number or one number for each feature. By default
+            a geometric grid, from below the distance of neighbours to where all weights are
+            nearly equal, refined around its minimum; a bandwidth for each feature is refined one
+            feature at a time. The choice keeps the form of the current bandwidth.
+
+        Returns
+        -------
+        NadarayaWatson
+            The model itself.
+
+        Raises
+        ------
+        RuntimeError
+            If :meth:`fit` was not called.
+        TypeError, ValueError
+            If a candidate is not positive and finite, or the question has no answer: fewer than
+            three different measurements, all ``x`` or all ``y`` equal, or a compact kernel that
+            leaves a point without neighbours at every candidate.
+
+        Notes
+        -----
+        Exact leave-one-out takes a copy of a measurement for an independent witness. Data in
+        which every measurement has a copy are therefore thinned out first, so that k copies of
+        a data set give the bandwidth of that set. Bandwidths that
+        leave a point without any neighbour make no prediction there and are not chosen.
+
+        References
+        ----------
+        Hastie, Tibshirani and Friedman, *The Elements of Statistical Learning* (2009),
+        section 7.10.
+        """
+        x, y = self._fitted()
+        points, targets = _without_copies(_columns(x).double(), _columns(y).double())
+        if len(points) < 3:
+            raise ValueError(
+                f"x must hold at least 3 different measurements to select a bandwidth; "
+                f"got {len(points)}"
+            )
+        for name, data in (("x", points), ("y", targets)):
+            if bool((data == data[0]).all()):
+                raise ValueError(
+                    f"{name} must vary to select a bandwidth; got only {data[0].tolist()}, "
+                    "for which every bandwidth is as good as any other"
+                )
+
+        def loss(bandwidth: Tensor) -> float:
+            trial = NadarayaWatson(bandwidth, self.kernel).fit(points, targets)
+            return trial._loo_loss()
+
+        if candidates is not None:
+            if not isinstance(candidates, Iterable) or getattr(candidates, "ndim", 1) == 0:
+                raise TypeError(f"candidates must be several bandwidths; got {candidates!r}")
+            grid = [
+                _positive(f"candidates[{i}]", h, points.shape[-1]).detach().double()
+                for i, h in enumerate(candidates)
+            ]
+            if not grid:
+                raise ValueError("candidates must hold at least one bandwidth; got none")
+            best = min(grid, key=loss)
+        elif self.bandwidth.ndim == 0:
+            best = _minimise(loss, *_sensible_range(points))
+        else:
+            best = _minimise_by_feature(loss, points)
+        if math.isinf(loss(best)):
+            raise ValueError(
+                f"candidates must reach from each point to another; with the {self.kernel} "
+                f"kernel even {best.tolist()} leaves a point without neighbours"
+            )
+        self._score.bandwidth = best
+        return self
+
+    @torch.no_grad()
+    def _loo_loss(self) -> float:
+        """Mean squared leave-one-out residual; infinite where a point has no neighbours."""
+        x, _ = self._fitted()
+        if self.kernel != "gaussian":
+            q, k = self._score.project(_columns(x), _columns(x))
+            reached = self._score.compare(q, k).fill_diagonal_(-math.inf) > -math.inf
+            if not bool(reached.any(dim=-1).all()):
+                return math.inf
+        return float(self.loo_residuals().square().mean())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("x", "y"):  # room for measurements of any shape, also before `fit`
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _fitted(self) -> tuple[Tensor, Tensor]:
+        if self.x is None or self.y is None:
+            raise RuntimeError("call fit(x, y) first: there are no measurements yet")
+        return self.x, self.y
+
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values as float64 matrices, after a look at the queries."""
+        keys, values = self._fitted()
+        _check_measurements("x", x)
+        if x.shape[1:] != keys.shape[1:]:
+            expected = "(m,)" if keys.ndim == 1 else f"(m, {keys.shape[1]})"
+            raise ValueError(f"x must have shape {expected}, as fitted; got {tuple(x.shape)}")
+        if x.dtype != keys.dtype:
+            raise TypeError(f"x must have the dtype that was fitted, {keys.dtype}; got {x.dtype}")
+        if x.device != keys.device:
+            raise ValueError(f"x must be on {keys.device}, as fitted; got {x.device}")
+        return _columns(x).double(), _columns(keys).double(), _columns(values).double()
+
+    def _shaped(self, outputs: Float[Tensor, "m outputs"]) -> Float[Tensor, "m *outputs"]:
+        """Outputs with the dtype of the fitted ``y``, and as many axes."""
+        _, y = self._fitted()
+        return outputs.reshape(len(outputs), *y.shape[1:]).to(y.dtype)
+
+
+def _known_kernel(kernel: str) -> str:
+    if not isinstance(kernel, str) or kernel not in _LOG_KERNELS:
+        raise ValueError(f"kernel must be one of {', '.join(_LOG_KERNELS)}; got {kernel!r}")
+    return kernel
+
+
+def _positive(name: str, bandwidth: Bandwidth, num_features: int | None = None) -> Tensor:
+    """A checked bandwidth: a positive finite number, or one for each feature."""
+    try:
+        h = torch.as_tensor(bandwidth)
+        if h.dtype == torch.bool or h.is_complex():
+            raise TypeError
+        if not (isinstance(bandwidth, Tensor) and h.is_floating_point()):
+            h = torch.as_tensor(bandwidth, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(
+            f"{name} must be a number, or one for each feature; got {bandwidth!r}"
+        ) from None
+    if h.ndim > 1 or h.numel() == 0 or (h.ndim == 1 and num_features not in (None, len(h))):
+        features = "features" if num_features is None else num_features
+        raise ValueError(
+            f"{name} must be a number or have shape ({features},), one for each feature; "
+            f"got shape {tuple(h.shape)}"
+        )
+    if first_index(~((h > 0) & h.isfinite())) is not None:
+        raise ValueError(f"{name} must be positive and finite; got {h.tolist()}")
+    return h
+
+
+def _divide(tokens: Tensor, h: Tensor) -> Tensor:
+    wide = at_least_float32(tokens)
+    return wide / h.to(wide)
+
+
+def _gaussian_compare(q: Tensor, k: Tensor) -> Tensor:
+    # Differences first: expanding the square loses all digits at small bandwidths.
+    return -0.5 * (q.unsqueeze(-2) - k.unsqueeze(-3)).square().sum(dim=-1)
+
+
+def _check_measurements(name: str, tensor: Tensor) -> None:
+    check_floating(name, tensor)
+    if tensor.ndim not in (1, 2) or tensor.shape[1:] == (0,):
+        raise ValueError(
+            f"{name} must have shape (n,) or (n, columns) with at least one column; "
+            f"got {tuple(tensor.shape)}"
+        )
+    index = first_index(~tensor.isfinite())
+    if index is not None:
+        raise ValueError(f"{name} must be finite; got {tensor[index].item()} at index {index}")
+
+
+def _columns(tensor: Float[Tensor, "n *columns"]) -> Float[Tensor, "n columns"]:
+    return tensor.unsqueeze(-1) if tensor.ndim == 1 else tensor
+
+
+def _without_copies(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The data, or the smaller set of which they are exact copies."""
+    rows, copies = torch.cat([x, y], dim=-1).unique(dim=0, return_counts=True)
+    if int(copies.min()) == 1:
+        return x, y
+    rows = rows.repeat_interleave(copies // copies.min(), dim=0)
+    return rows[:, : x.shape[-1]], rows[:, x.shape[-1] :]
+
+
+def _sensible_range(x: Float[Tensor, "n features"]) -> tuple[float, float]:
+    """From less than the distance of close neighbours to much more than that of the farthest."""
+    points = x.unique(dim=0)
+    gaps = torch.stack([_gap_to_nearest(points, i) for i in range(len(points))])
+    extent = (points.amax(dim=0) - points.amin(dim=0)).amax()
+    return float(gaps.quantile(0.1)) / 4, float(extent) * 10
+
+
+def _gap_to_nearest(points: Float[Tensor, "n features"], i: int) -> Float[Tensor, ""]:
+    gaps = (points - points[i]).abs().amax(dim=-1)
+    return gaps[gaps > 0].amin()
+
+
+def _minimise(
+    loss: Callable[[Tensor], float], low: float, high: float, *, start: int = 40, zoom: int = 8
+) -> Tensor:
+    """Minimum over a geometric grid that is then made finer, again and again, around its best."""
+    grid = torch.logspace(math.log10(low), math.log10(high), start, dtype=torch.float64)
+    for _ in range(zoom):
+        best = min(range(len(grid)), key=lambda i: loss(grid[i]))
+        around = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
+        grid = torch.logspace(math.log10(around[0]), math.log10(around[1]), 9, dtype=torch.float64)
+    return min(grid, key=loss)
+
+
+def _minimise_by_feature(
+    loss: Callable[[Tensor], float], points: Float[Tensor, "n features"], *, sweeps: int = 5
+) -> Tensor:
+    """One common factor of the spreads first, then each feature in turn until nothing moves."""
+    spread = points.std(dim=0)
+    spread = torch.where(spread > 0, spread, 1.0)
+    factor = _minimise(lambda c: loss(c * spread), *_sensible_range(points / spread), zoom=2)
+    h = factor * spread
+    for _ in range(sweeps):
+        before = loss(h)
+        for feature in range(len(h)):
+
+            def loss_along(value: Tensor, feature: int = feature) -> float:
+                trial = h.clone()
+                trial[feature] = value
+                return loss(trial)
+
+            extent = float(points[:, feature].amax() - points[:, feature].amin()) or 1.0
+            h[feature] = _minimise(loss_along, extent * 1e-3, extent * 10, start=20, zoom=5)
+        if loss(h) > before * (1 - 1e-6):
+            break
+    return h

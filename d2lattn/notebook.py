@@ -1,0 +1,148 @@
+"""What a chapter needs to show things: the house style, glued values, real source code."""
+
+import ast
+import inspect
+import math
+import random
+import textwrap
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2lattn import plotting
+
+__all__ = ["glue", "show_source", "use_house_style"]
+
+
+def use_house_style(seed: int = 0) -> None:
+    """Seed the random generators; draw figures as reproducible SVG, in the book's style.
+
+    Parameters
+    ----------
+    seed
+        For PyTorch, NumPy and Python's ``random``: a chapter gives the same numbers each time.
+
+    Raises
+    ------
+    TypeError
+        If the seed is not an integer.
+
+    Examples
+    --------
+    >>> use_house_style(seed=1)
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an integer; got {seed!r}")
+    import matplotlib
+    import numpy as np
+    from IPython import get_ipython
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.set_printoptions(precision=4, sci_mode=False, linewidth=79)
+    np.set_printoptions(precision=4, suppress=True, linewidth=79)
+    matplotlib.rcParams.update(plotting.HOUSE_STYLE)
+    if get_ipython() is not None:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        # No date in the file, and a size that does not follow the tick labels.
+        set_matplotlib_formats("svg", metadata={"Date": None}, bbox_inches=None)
+
+
+def glue(name: str, value: float | str | Tensor) -> None:
+    """Store a value in the notebook under a name, for the text to quote.
+
+    In prose, ``{glue:text}`` with the chapter's file name, ``::``, this name and a format shows
+    the value as the code computed it. Nothing is shown in the cell itself.
+
+    Parameters
+    ----------
+    name
+        A name, unique in the chapter: Latin letters, digits, ``-`` and ``_``.
+    value
+        A number, a text, or a tensor with one element.
+
+    Raises
+    ------
+    TypeError
+        If the value is none of these, or the name no text.
+    ValueError
+        If the name has other characters, or the number is not finite.
+
+    Examples
+    --------
+    >>> glue("answer", 42)
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a text; got {type(name).__name__}")
+    if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"name must consist of letters, digits, - and _; got {name!r}")
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise TypeError(f"value must have one element; got a tensor {tuple(value.shape)}")
+        value = value.item()
+    if isinstance(value, float):
+        value = float(value)  # NumPy's numbers are floats that print as something else
+    if isinstance(value, bool) or not isinstance(value, float | int | str):
+        raise TypeError(f"value must be a number or a text; got {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"value must be finite to be quoted; got {value}")
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if get_ipython() is None:
+        return  # outside a notebook there is no text to quote it
+    prefix = "application/papermill.record/"  # where MyST-NB looks for glued values
+    display(
+        {prefix + "text/plain": repr(value)},
+        metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
+        raw=True,
+    )
+
+
+def show_source(obj: Any, *, docstring: bool = False) -> Any:
+    """The real source code of a function, class or method of the package, for a chapter.
+
+    Parameters
+    ----------
+    obj
+        What to show.
+    docstring
+        Whether to show docstrings too; by default only the code.
+
+    Returns
+    -------
+    IPython.display.Markdown
+        A listing, headed by the name of the file that it stands in.
+
+    Raises
+    ------
+    TypeError
+        If the object has no source code.
+    """
+    from IPython.display import Markdown
+
+    try:
+        source = textwrap.dedent(inspect.getsource(obj))
+    except (OSError, TypeError):
+        raise TypeError(f"obj must have source code to show; got {obj!r}") from None
+    if not docstring:
+        source = _without_docstrings(source)
+    file = inspect.getmodule(obj).__name__.replace(".", "/") + ".py"  # type: ignore[union-attr]
+    return Markdown(f"```python\n# {file}\n{source.rstrip()}\n```")
+
+
+def _without_docstrings(source: str) -> str:
+    lines = source.splitlines()
+    dropped: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        code = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        if isinstance(node, code) and ast.get_docstring(node):
+            text = node.body[0]
+            dropped.update(range(text.lineno - 1, text.end_lineno or text.lineno))
+            after = text.end_lineno or text.lineno
+            if isinstance(node, ast.ClassDef) and after < len(lines) and not lines[after].strip():
+                dropped.add(after)  # the blank line between a docstring and the first method
+    return "\n".join(line for i, line in enumerate(lines) if i not in dropped)
