@@ -1,0 +1,1 @@
+"""The gate: prose, code and figures agree, or `pytest` is red."""
