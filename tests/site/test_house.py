@@ -1,0 +1,50 @@
+"""The Sphinx extension in book/_ext/house.py."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "book" / "_ext" / "house.py"
+_spec = importlib.util.spec_from_file_location("house", SOURCE)
+assert _spec
+assert _spec.loader
+house = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(house)
+
+
+@pytest.mark.parametrize("environment", [{}, {"BOOK_REPOSITORY_URL": " "}])
+def test_without_a_repository_there_are_no_links(environment: dict[str, str]) -> None:
+    assert house.repository_options(environment) == {}
+
+
+@pytest.mark.parametrize("ending", ["", "/", ".git"])
+def test_a_fork_gets_links_to_itself(ending: str) -> None:
+    options = house.repository_options(
+        {
+            "BOOK_REPOSITORY_URL": "https://github.com/someone/course" + ending,
+            "BOOK_REPOSITORY_BRANCH": "draft",
+        }
+    )
+    assert options["repository_url"] == "https://github.com/someone/course"
+    assert options["repository_branch"] == "draft"
+    assert options["use_edit_page_button"]
+    assert options["use_source_button"]
+    assert options["use_issues_button"]
+    assert options["launch_buttons"]["binderhub_url"]
+
+
+def test_the_branch_is_main_unless_named() -> None:
+    options = house.repository_options({"BOOK_REPOSITORY_URL": "https://github.com/a/b"})
+    assert options["repository_branch"] == "main"
+
+
+def test_a_folded_cell_is_called_what_it_shows() -> None:
+    folded = '<summary aria-label="Toggle hidden content"><span>Show code</span></summary>'
+    assert house.mended(folded) == "<summary><span>Show code</span></summary>"
+
+
+def test_chinese_words_say_so() -> None:
+    assert house.mended('<span class="zh">键</span>') == '<span class="zh" lang="zh-Hans">键</span>'

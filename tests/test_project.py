@@ -1,0 +1,66 @@
+"""What the project says about itself."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "d2lattn"
+LOCK = [
+    line
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_lock_installs_the_package_itself_in_editable_mode() -> None:
+    assert LOCK[0] == "-e ."
+
+
+def test_the_lock_names_exactly_one_public_version_of_everything() -> None:
+    for line in LOCK[1:]:
+        (version,) = Requirement(line).specifier
+        assert version.operator == "==", line
+        assert "+" not in version.version, f"{line}: a build that only some machines can install"
+
+
+def test_the_lock_holds_every_dependency_within_its_range() -> None:
+    locked = {
+        Requirement(line).name.lower().replace("_", "-"): next(
+            iter(Requirement(line).specifier)
+        ).version
+        for line in LOCK[1:]
+    }
+    extras = PROJECT["optional-dependencies"].values()
+    for requirement in map(Requirement, chain(PROJECT["dependencies"], *extras)):
+        if requirement.name == PROJECT["name"]:
+            continue
+        assert requirement.name.lower() in locked, f"{requirement} is not locked"
+        assert locked[requirement.name.lower()] in requirement.specifier, requirement
+
+
+def test_the_package_is_as_small_as_the_readme_says() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = re.search(r"It is small: ([\d,]+) lines of code", readme)
+    assert said
+    real = sum(lines_of_code(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py"))
+    assert abs(int(said[1].replace(",", "")) - real) < 0.2 * real, f"it is {real} lines now"
+
+
+def lines_of_code(source: str) -> int:
+    """Lines that hold more than a comment, a docstring or nothing."""
+    lines = source.splitlines()
+    silent = {n for n, line in enumerate(lines, 1) if re.match(r"\s*(#|$)", line)}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            silent |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return len(lines) - len(silent)
