@@ -35,8 +35,9 @@ lint: $(READY)  ## check style, format and types
 	$(BIN)/mypy
 
 # Left out: what only torch's build for Nvidia cards needs, so that the lock fits every machine.
-lock:  ## write requirements.txt again, from the newest versions that pyproject.toml allows
-	rm -rf _build/lock && $(PYTHON) -m venv _build/lock && _build/lock/bin/pip install -q -e '.[dev]'
+lock:  ## write requirements.txt again: the newest versions that pyproject.toml allows, torch as it is
+	rm -rf _build/lock && $(PYTHON) -m venv _build/lock
+	_build/lock/bin/pip install -q -e '.[dev]' "$$(grep '^torch==' requirements.txt)"
 	{ sed '/^#/!d' requirements.txt; echo '-e .'; _build/lock/bin/pip freeze --exclude-editable \
 	  | sed 's/+cpu$$//' | grep -vE '^(cuda|nvidia|triton)'; } > _build/requirements.txt
 	mv _build/requirements.txt requirements.txt && rm -rf _build/lock

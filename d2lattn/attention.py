@@ -282,7 +282,9 @@ def apply_linear(
             f"{name} must have the {layer.in_features} features that the layer was made for; "
             f"got {tokens.shape[-1]}"
         )
-    if tokens.dtype != layer.weight.dtype:
+    device = tokens.device.type
+    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if tokens.dtype != layer.weight.dtype and not mixed:  # under autocast the layer casts
         raise TypeError(
             f"{name} must have the dtype of the layer, {layer.weight.dtype}; got {tokens.dtype}"
         )

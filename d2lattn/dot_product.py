@@ -112,8 +112,9 @@ class DotProductScore(Score):
         k: Float[Tensor, "*batch keys features"],
     ) -> Float[Tensor, "*batch queries keys"]:
         """The inner product of every pair, scaled."""
-        scale = 1.0 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale
-        # Scaled before the product, so that half of the range is not lost to large features.
+        scale = self.scale
+        if scale is None:
+            scale = 1.0 / math.sqrt(q.shape[-1])
         return (q * scale) @ k.mT
 
 

@@ -88,7 +88,7 @@ def show_heatmaps(
     xlabel, ylabel
         What the columns and the rows are.
     xticks, yticks
-        A name for each key and for each query; by default a few numbers.
+        A name for each key and for each query, "" for no tick; by default a few numbers.
     annotate
         Whether to write the weight into each cell, to two decimals.
     gamma
@@ -150,7 +150,7 @@ def show_heatmaps(
                 ax.tick_params(labelbottom=True)
             if annotate:
                 _write_weights(ax, panel, gamma)
-        _name_ticks(axes[0, 0], xticks, yticks, num_queries, num_keys)
+        _name_ticks(axes[0, 0], xticks, yticks)
         for ax in axes.flat[len(maps) :]:
             ax.remove()
         colorbar = figure.colorbar(
@@ -624,7 +624,8 @@ def show_convex_hull(
     values
         Vectors with two features: green discs, with their convex hull shaded.
     outputs
-        Further points, by name: each set has a colour and a marker of its own.
+        Further points, by name: each set has a colour and a marker of its own. The first set
+        lies on top.
     names
         A short name for each value.
     xlabel, ylabel
@@ -669,8 +670,9 @@ def show_convex_hull(
             ax.plot(
                 *_array(points).T, ls="", marker="^+xs"[i % 4], ms=8 if len(points) < 20 else 4,
                 color=colors[i % len(colors)], mew=1.2 if i % 4 in (1, 2) else 0, label=name,
+                zorder=2.6 if i == 0 else 2.1,
             )  # fmt: skip
-        ax.plot(*_array(values).T, ls="", marker="o", ms=9, color=VALUE, label="values", zorder=3)
+        ax.plot(*_array(values).T, ls="", marker="o", ms=9, color=VALUE, label="values", zorder=2.3)
         middle = values.mean(dim=0)
         for name, value in zip(names or [], values, strict=names is not None):
             out = value - middle
@@ -746,18 +748,13 @@ def _size_of_map(num_queries: int, num_keys: int) -> tuple[float, float]:
     return max(1.7, cell * num_keys + 0.6), max(1.2, cell * num_queries + 0.4)
 
 
-def _name_ticks(
-    ax: Axes,
-    xticks: Sequence[str] | None,
-    yticks: Sequence[str] | None,
-    num_queries: int,
-    num_keys: int,
-) -> None:
+def _name_ticks(ax: Axes, xticks: Sequence[str] | None, yticks: Sequence[str] | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for axis, names, count in ((ax.xaxis, xticks, num_keys), (ax.yaxis, yticks, num_queries)):
+    for axis, names in ((ax.xaxis, xticks), (ax.yaxis, yticks)):
         if names is not None:
-            axis.set_ticks(range(count), labels=list(names))
+            named = [i for i, name in enumerate(names) if name]
+            axis.set_ticks(named, labels=[names[i] for i in named])
         else:
             axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     if xticks is not None and max(map(len, xticks)) > 3:

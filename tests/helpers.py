@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -61,11 +61,12 @@ def queries_keys_values(
     value_features: int = 2,
     dtype: torch.dtype = torch.float64,
     requires_grad: bool = False,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     shapes = (num_queries, features), (num_keys, features), (num_keys, value_features)
     q, k, v = (
-        normal(*batch, *shape, seed=seed, dtype=dtype, requires_grad=requires_grad)
-        for seed, shape in enumerate(shapes)
+        normal(*batch, *shape, seed=seed + i, dtype=dtype, requires_grad=requires_grad)
+        for i, shape in enumerate(shapes)
     )
     return q, k, v
 
@@ -75,10 +76,17 @@ def sdpa(
     keys: Tensor,
     values: Tensor,
     mask: Tensor | None = None,
+    *,
     scale: float | None = None,
 ) -> Tensor:
     """PyTorch's own scaled dot-product attention: the oracle for ours."""
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+
+
+def in_float64(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values that ask for gradients, without rounding from here on."""
+    q, k, v = (x.detach().double().requires_grad_() for x in inputs)
+    return q, k, v
 
 
 def gradients(result: Tensor, inputs: list[Tensor], seed: int = 99) -> list[Tensor]:
@@ -93,7 +101,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    results = profiler.profiler.kineto_results
     events = [event for event in results.events() if event.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -29,6 +29,7 @@ from tests.helpers import (
     TOLERANCE,
     close,
     gradients,
+    in_float64,
     normal,
     peak_bytes,
     queries_keys_values,
@@ -189,10 +190,10 @@ def test_every_dtype_gives_its_own_dtype_and_the_float64_result(make_score, dtyp
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_in_half_precision_gradients_stay_near_the_float64_ones(dtype):
     inputs = queries_keys_values(2, dtype=dtype, requires_grad=True)
-    wide = [x.detach().double().requires_grad_() for x in inputs]
+    wide = in_float64(inputs)
     mask = normal(2, 3, 5, seed=7) > -0.5
     ours = gradients(DotProductAttention()(*inputs, mask=mask).output, [*inputs])
-    theirs = gradients(sdpa(*wide, mask), wide)
+    theirs = gradients(sdpa(*wide, mask), [*wide])
     for mine, other, x in zip(ours, theirs, inputs, strict=True):
         assert mine.dtype == x.dtype
         close(mine, other, 2 * TOLERANCE[dtype])  # the weighting is rounded too
@@ -355,7 +356,7 @@ def test_a_score_of_one_s_own_needs_compare_only():
 
     inputs = queries_keys_values(2, dtype=torch.float16)
     assert Negative()(*inputs[:2]).dtype == torch.float16
-    close(Attention(Negative())(*inputs).output, sdpa(*(x.double() for x in inputs), scale=-1.0))
+    close(Attention(Negative())(*inputs).output, sdpa(*in_float64(inputs), scale=-1.0))
     with pytest.raises(NotImplementedError, match=r"Score must define compare\(q, k\)"):
         Score()(*inputs[:2])
 
@@ -513,11 +514,12 @@ def test_inputs_may_be_views_that_share_memory():
 # --- compiled, mapped, without values ---
 
 
-@every_score
-@pytest.mark.parametrize("need_weights", [True, False])
-def test_it_compiles_into_one_graph(make_score, need_weights):
+@pytest.mark.parametrize(
+    ("name", "need_weights"), [*((name, True) for name in SCORES), ("additive", False)]
+)
+def test_it_compiles_into_one_graph(name, need_weights):
     torch._dynamo.reset()
-    attention = Attention(seeded(make_score))
+    attention = Attention(seeded(SCORES[name]))
     inputs = queries_keys_values(2, requires_grad=True)
     compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
     arguments = {"mask": causal_mask(3, 5), "need_weights": need_weights}
@@ -545,6 +547,17 @@ def test_on_the_meta_device_shapes_are_known_without_values():
     output, weights = DotProductAttention()(*inputs, lens)
     assert output.shape == (2, 3, 2)
     assert weights.shape == (2, 3, 5)
+
+
+@every_score
+def test_autocast_casts_for_the_layers_and_weights_still_sum_to_one(make_score):
+    attention = Attention(seeded(make_score, torch.float32))
+    inputs = queries_keys_values(2, dtype=torch.bfloat16)  # as a layer before leaves them there
+    with torch.autocast("cpu", torch.bfloat16):
+        output, weights = attention(*inputs, torch.tensor([0, 4]))
+    assert output.dtype == weights.dtype == torch.bfloat16
+    close(weights[1].sum(dim=-1), torch.ones(3))
+    assert (output[0] == 0).all()
 
 
 # --- D2L's defects ---

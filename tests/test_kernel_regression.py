@@ -54,9 +54,8 @@ def plane(n: int = 40) -> tuple[Tensor, Tensor]:
 def peer(x: Tensor, y: Tensor, bandwidth: float | list[float] | str) -> KernelReg:
     """Local constant regression with a Gaussian product kernel, by statsmodels."""
     features = 1 if x.ndim == 1 else x.shape[1]
-    if not isinstance(bandwidth, str):
-        bandwidth = np.broadcast_to(bandwidth, (features,))
-    return KernelReg(y.numpy(), x.numpy(), var_type="c" * features, reg_type="lc", bw=bandwidth)
+    bw = bandwidth if isinstance(bandwidth, str) else np.broadcast_to(bandwidth, (features,))
+    return KernelReg(y.numpy(), x.numpy(), var_type="c" * features, reg_type="lc", bw=bw)
 
 
 def peer_loss(x: Tensor, y: Tensor, bandwidth: float | list[float]) -> float:
