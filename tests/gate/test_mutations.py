@@ -321,6 +321,44 @@ def test_pytest_turns_red(tree: Path, mutate: Callable[[Path], None], words: lis
         assert {"stored.svg", "fresh.svg", "difference.svg"} <= kept
 
 
+# What goes wrong inside the package, and the chapter that must notice.
+PACKAGE: dict[str, tuple[str, str, str, str]] = {
+    "no square root of d": (
+        "dot_product.py", r"scale = 1\.0 / math\.sqrt\(q\.shape\[-1\]\)", "scale = 1.0", "05",
+    ),
+    "queries and keys through each other's layer": (
+        "additive.py", r"(self\.W_q = nn\.Linear\()query_size(.*)", r"\1key_size\2", "04",
+    ),
+    "relu for tanh": ("additive.py", r"torch\.tanh\(", "torch.relu(", "04"),
+    "a softmax over the queries": (
+        "masking.py", r"\.softmax\(dim=-1\)", ".softmax(dim=-2)", "03",
+    ),
+    "a length too long by one": (
+        "masking.py", "positions < valid_lens", "positions <= valid_lens", "03",
+    ),
+    "dropout before the mask": (
+        "attention.py",
+        r"masked_softmax\(scores\.to\(wide\)(.*)\n +weights = self\.dropout\(weights\)",
+        r"masked_softmax(self.dropout(scores.to(wide))\1",
+        "04",
+    ),
+    "keys averaged in place of values": (
+        "attention.py", r"weights @ values\.to", "weights @ k.to", "02",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "pattern", "replacement", "number"), PACKAGE.values(), ids=PACKAGE
+)
+def test_a_mistake_in_the_package_turns_a_chapter_red(
+    tree: Path, module: str, pattern: str, replacement: str, number: str
+) -> None:
+    substitute(tree / "d2lattn" / module, pattern, replacement)
+    status, message = run_pytest(tree, *map(str, tree.glob(f"book/{number}-*.ipynb")))
+    assert status == pytest.ExitCode.TESTS_FAILED, message
+
+
 def test_a_renamed_function_that_prose_mentions_turns_the_copy_red(tree: Path) -> None:
     sources = {path: path.read_text(encoding="utf-8") for path in tree.glob("d2lattn/*.py")}
     public = set(re.findall(r"^ *def ([a-z]\w+)\(", "\n".join(sources.values()), re.MULTILINE))
