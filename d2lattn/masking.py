@@ -230,6 +230,35 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} must be on {device}, as the rest; got {tensor.device}")
 
 
+def check_tokens(**tokens: Tensor) -> None:
+    """Raise an error that names the argument unless queries, keys (and values) fit together."""
+    for name, tensor in tokens.items():
+        check_floating(name, tensor)
+        if tensor.ndim < 2:
+            raise ValueError(
+                f"{name} must have shape (*batch, {'queries' if name == 'queries' else 'keys'}, "
+                f"features); got {tuple(tensor.shape)}"
+            )
+    queries, num_keys = tokens["queries"], tokens["keys"].shape[-2]
+    for name, tensor in tokens.items():
+        check_device(name, tensor, queries.device)
+        if tensor.dtype != queries.dtype:
+            raise TypeError(
+                f"{name} must have the dtype of the queries, {queries.dtype}; got {tensor.dtype}"
+            )
+        if tensor.shape[:-2] != queries.shape[:-2]:
+            raise ValueError(
+                f"{name} must have the batch axes of the queries, {tuple(queries.shape[:-2])}; "
+                f"got {tuple(tensor.shape[:-2])}"
+            )
+        if name != "values" and tensor.shape[-1] == 0:
+            raise ValueError(f"{name} must have at least one feature; got {tuple(tensor.shape)}")
+        if name == "values" and tensor.shape[-2] != num_keys:
+            raise ValueError(
+                f"values must be as many as the keys, {num_keys}; got {tensor.shape[-2]}"
+            )
+
+
 def first_index(failing: Bool[Tensor, "..."]) -> tuple[int, ...] | None:
     """Where a check fails first, or None where it holds everywhere or cannot be seen.
 
