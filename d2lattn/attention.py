@@ -12,6 +12,7 @@ from d2lattn.masking import (
     check_device,
     check_masks,
     check_tokens,
+    has_values,
     masked_softmax,
 )
 from d2lattn.streaming import (
@@ -188,7 +189,9 @@ class Attention(nn.Module):
             gradient of exactly 0. A query without keys gets output 0.
         need_weights
             Whether to return the weights. Without them no tensor of the size
-            queries x keys is held, neither forward nor backward.
+            queries x keys is held, neither forward nor backward: what is large goes through
+            :func:`~d2lattn.stream_attention` (but not inside ``torch.compile`` and
+            ``torch.vmap``, which make their own plans).
 
         Returns
         -------
@@ -207,7 +210,8 @@ class Attention(nn.Module):
         check_tokens(queries=queries, keys=keys, values=values)
         shape = (*queries.shape[:-1], keys.shape[-2])
         check_masks(valid_lens, mask, shape, queries.device)
-        if not need_weights and math.prod(shape) > _SCORES_AT_ONCE:
+        streams = math.prod(shape) > _SCORES_AT_ONCE and has_values(queries)
+        if streams and not need_weights:
             dropout = self.dropout.p if self.training else 0.0
             streamed = stream_attention(
                 self.score, queries, keys, values, valid_lens, mask=mask, dropout=dropout

@@ -259,18 +259,21 @@ def check_tokens(**tokens: Tensor) -> None:
             )
 
 
-def first_index(failing: Bool[Tensor, "..."]) -> tuple[int, ...] | None:
-    """Where a check fails first, or None where it holds everywhere or cannot be seen.
-
-    Inside ``torch.vmap`` and ``torch.compile`` and on the meta device tensors have no values
-    to look at: checks of values are left out there.
-    """
-    if torch.compiler.is_compiling() or failing.is_meta:
-        return None
+def has_values(tensor: Tensor) -> bool:
+    """Whether there are numbers to look at, as there are not on the meta device or when
+    ``torch.vmap`` or ``torch.compile`` trace what would be done with them."""
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return False
     try:
-        if not bool(failing.any()):
-            return None
+        bool((tensor.reshape(-1)[:1] == 0).any())
     except RuntimeError:  # vmap: data-dependent control flow
+        return False
+    return True
+
+
+def first_index(failing: Bool[Tensor, "..."]) -> tuple[int, ...] | None:
+    """Where a check fails first, or None where it holds everywhere or cannot be seen."""
+    if not has_values(failing) or not bool(failing.any()):
         return None
     return tuple(failing.nonzero()[0].tolist())
 

@@ -19,6 +19,7 @@ from d2lattn.masking import (
     check_masks,
     check_tokens,
     combine_masks,
+    has_values,
     masked_softmax,
 )
 
@@ -263,7 +264,7 @@ class _Plan:
     def tiles(self, batch: slice, rows: slice) -> Iterator[_Tile]:
         """The tiles of a block, up to where its longest valid length ends."""
         stop = self.num_keys
-        if self.lens is not None:
+        if self.lens is not None and has_values(self.lens):
             lens = self.lens[batch]
             stop = int((lens if lens.shape[1] == 1 else lens[:, rows]).amax())
         number = (batch.start * self.num_queries + rows.start) * (self.num_keys + 1)
@@ -299,7 +300,7 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, score: TwoHalves, plan: _Plan, q: Tensor, k: Tensor, v: Tensor, *params: Tensor
+        score: TwoHalves, plan: _Plan, q: Tensor, k: Tensor, v: Tensor, *params: Tensor
     ) -> tuple[Tensor, Tensor]:
         output = v.new_zeros(*q.shape[:2], v.shape[-1])
         logsumexp = v.new_full(q.shape[:2], -math.inf)
@@ -323,9 +324,12 @@ class _Tiled(torch.autograd.Function):
                 top = new_top
             sums.div_(total.masked_fill(total == 0, 1.0).unsqueeze(-1))
             logsumexp[batch, rows] = top.add_(total.log_())
-        ctx.save_for_backward(q, k, v, output, logsumexp, *params)
-        ctx.score, ctx.plan = score, plan
         return output, logsumexp
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.score, ctx.plan, q, k, v, *params = inputs
+        ctx.save_for_backward(q, k, v, *output, *params)
 
     @staticmethod
     @once_differentiable
@@ -397,7 +401,7 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, scale: float, masks: _Masks, q: Tensor, k: Tensor, v: Tensor
+        scale: float, masks: _Masks, q: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
         output = v.new_empty(*q.shape[:2], v.shape[-1])
         logsumexp = v.new_empty(q.shape[:2])
@@ -412,10 +416,13 @@ class _Fused(torch.autograd.Function):
             logsumexp[:, rows] = (
                 log[:, 0] if empty is None else log[:, 0].masked_fill(empty, -math.inf)
             )
-        ctx.save_for_backward(q, k, v, output, logsumexp)
-        ctx.scale, ctx.masks = scale, masks
-        ctx.set_materialize_grads(False)
         return output, logsumexp
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.scale, ctx.masks, q, k, v = inputs
+        ctx.save_for_backward(q, k, v, *output)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     @once_differentiable

@@ -24,7 +24,16 @@ from d2lattn import (
     merge_attention,
     stream_attention,
 )
-from tests.helpers import DTYPES, SCORES, TOLERANCE, close, gradients, in_float64, peak_bytes
+from tests.helpers import (
+    DTYPES,
+    SCORES,
+    TOLERANCE,
+    close,
+    gradients,
+    in_float64,
+    normal,
+    peak_bytes,
+)
 from tests.helpers import queries_keys_values as inputs_of
 
 every_score = pytest.mark.parametrize("name", SCORES)
@@ -344,3 +353,21 @@ def test_attention_without_weights_streams_what_is_large(monkeypatch):
     inputs = inputs_of(2, num_queries=8, num_keys=8)
     attention = DotProductAttention()
     close(attention(*inputs, need_weights=False).output, attention(*inputs).output)
+
+
+@pytest.mark.parametrize("attention", [DotProductAttention(), Attention(AdditiveScore(4, 4, 3))])
+def test_transforms_of_large_attention_give_what_small_attention_gives(attention, monkeypatch):
+    monkeypatch.setattr(d2lattn.attention, "_SCORES_AT_ONCE", 10)
+    tokens, lens = normal(2, 6, 4, dtype=torch.float32), torch.tensor([2, 6])
+
+    def attend(tokens: Tensor, lens: Tensor, need_weights: bool = False) -> Tensor:
+        return attention(tokens, tokens, tokens, lens, need_weights=need_weights).output
+
+    expected = attend(tokens, lens, need_weights=True)
+    close(torch.vmap(attend)(tokens, lens), expected)
+    close(torch.compile(attend, backend="eager", fullgraph=True)(tokens, lens), expected)
+    slopes = [
+        torch.func.grad(lambda x, lens, need: attend(x, lens, need).sum())(tokens, lens, need)
+        for need in (True, False)
+    ]
+    close(slopes[0], slopes[1], tolerance=1e-5)  # sums in another order, in float32
