@@ -18,6 +18,7 @@ from d2lattn.kernel_regression import (
     log_kernel,
 )
 from d2lattn.masking import causal_mask, length_mask, masked_softmax
+from d2lattn.streaming import StreamOutput, merge_attention, stream_attention
 
 __all__ = [
     "AdditiveAttention",
@@ -31,6 +32,7 @@ __all__ = [
     "KernelScore",
     "NadarayaWatson",
     "Score",
+    "StreamOutput",
     "additive_score",
     "bilinear_score",
     "causal_mask",
@@ -39,6 +41,8 @@ __all__ = [
     "length_mask",
     "log_kernel",
     "masked_softmax",
+    "merge_attention",
     "notebook",
     "plotting",
+    "stream_attention",
 ]

@@ -10,9 +10,9 @@ from d2lattn.attention import (
     apply_linear,
     check_same_width,
     check_size,
-    check_tokens,
 )
-from d2lattn.masking import at_least_float32, check_floating
+from d2lattn.masking import at_least_float32, check_floating, check_tokens
+from d2lattn.streaming import PullBack
 
 __all__ = ["AdditiveAttention", "AdditiveScore", "additive_score"]
 
@@ -130,6 +130,24 @@ class AdditiveScore(Score):
     ) -> Float[Tensor, "*batch queries keys"]:
         """tanh of the sum of every pair, weighted by w_v."""
         return _compare(q, k, self.w_v.weight.squeeze(0))
+
+    def vjp(
+        self,
+        q: Float[Tensor, "*batch queries hidden"],
+        k: Float[Tensor, "*batch keys hidden"],
+    ) -> tuple[Float[Tensor, "*batch queries keys"], PullBack]:
+        """Scores, and their gradients by the derivative of tanh, in the memory of tanh alone."""
+        w_v = self.w_v.weight
+        features = (q.unsqueeze(-2) + k.unsqueeze(-3)).tanh_()  # (*batch, queries, keys, hidden)
+        scores = features @ w_v.to(features.dtype).squeeze(0)
+
+        def pull_back(d_scores: Tensor) -> tuple[Tensor | None, ...]:
+            d_w = (d_scores.reshape(1, -1) @ features.flatten(0, -2)).to(w_v.dtype)
+            slopes = features.square_().neg_().add_(1.0).mul_(d_scores.unsqueeze(-1))
+            d_q, d_k = (slopes.sum(dim=axis) * w_v.to(slopes.dtype) for axis in (-2, -3))
+            return d_q, d_k, *(d_w if p is w_v else None for p in self.parameters())
+
+        return scores, pull_back
 
 
 class AdditiveAttention(Attention):

@@ -1,27 +1,32 @@
 """The one formula: score every key, turn scores into weights, average the values."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from d2lattn.masking import (
     at_least_float32,
     check_device,
-    check_floating,
     check_masks,
-    combine_masks,
+    check_tokens,
+    has_values,
     masked_softmax,
+)
+from d2lattn.streaming import (
+    PullBack,
+    ScoreFunction,
+    check_scores,
+    stream_attention,
+    without_partner,
 )
 
 __all__ = ["Attention", "AttentionOutput", "Score"]
 
-# Without weights, scores x features exist for so many elements at a time (64 MB in float32).
-_ELEMENTS_AT_A_TIME = 2**24
+# Where the weights are not asked for, more scores than these are made one tile at a time.
+_SCORES_AT_ONCE = 2**16
 
 
 class AttentionOutput(NamedTuple):
@@ -67,6 +72,37 @@ class Score(nn.Module):
         """Done once for each pair of a projected query and a projected key."""
         raise NotImplementedError(f"{type(self).__name__} must define compare(q, k)")
 
+    def as_dot_product(
+        self,
+        q: Float[Tensor, "*batch queries hidden"],
+        k: Float[Tensor, "*batch keys hidden"],
+    ) -> tuple[Tensor, Tensor, float] | None:
+        """Queries, keys and a scale whose dot product :meth:`compare` is; None if it is none."""
+        return None
+
+    def vjp(
+        self,
+        q: Float[Tensor, "*batch queries hidden"],
+        k: Float[Tensor, "*batch keys hidden"],
+    ) -> tuple[Float[Tensor, "*batch queries keys"], PullBack]:
+        """Scores of pairs, and a function from their gradient to those of all they depend on.
+
+        The function returns the gradients of ``q``, ``k`` and each of :meth:`parameters`, None
+        for one that :meth:`compare` does not use. A subclass that knows its derivative can
+        spare autograd the work.
+        """
+        wanted = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        with torch.enable_grad():
+            q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
+            scores = self.compare(q, k)
+
+        def pull_back(d_scores: Tensor) -> tuple[Tensor | None, ...]:
+            found = torch.autograd.grad(scores, [q, k, *wanted], d_scores, allow_unused=True)
+            of_wanted = dict(zip(map(id, wanted), found[2:], strict=True))
+            return *found[:2], *(of_wanted.get(id(p)) for p in self.parameters())
+
+        return scores.detach(), pull_back
+
     def forward(
         self,
         queries: Float[Tensor, "*batch queries query_features"],
@@ -76,9 +112,6 @@ class Score(nn.Module):
         check_tokens(queries=queries, keys=keys)
         q, k = self.project(queries, keys)
         return self.compare(at_least_float32(q), at_least_float32(k)).to(queries.dtype)
-
-
-ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 class Attention(nn.Module):
@@ -156,7 +189,9 @@ class Attention(nn.Module):
             gradient of exactly 0. A query without keys gets output 0.
         need_weights
             Whether to return the weights. Without them no tensor of the size
-            queries x keys is held, neither forward nor backward.
+            queries x keys is held, neither forward nor backward: what is large goes through
+            :func:`~d2lattn.stream_attention` (but not inside ``torch.compile`` and
+            ``torch.vmap``, which make their own plans).
 
         Returns
         -------
@@ -175,31 +210,24 @@ class Attention(nn.Module):
         check_tokens(queries=queries, keys=keys, values=values)
         shape = (*queries.shape[:-1], keys.shape[-2])
         check_masks(valid_lens, mask, shape, queries.device)
+        streams = math.prod(shape) > _SCORES_AT_ONCE and has_values(queries)
+        if streams and not need_weights:
+            dropout = self.dropout.p if self.training else 0.0
+            streamed = stream_attention(
+                self.score, queries, keys, values, valid_lens, mask=mask, dropout=dropout
+            )
+            return AttentionOutput(streamed.output, None)
         if valid_lens is not None or mask is not None:
             # Zeros in place of what takes no part: not even NaN may spread from padding.
-            tiles = [slice(None)] if need_weights else _tiles(shape, features=1)
-            idle, padding = _without_partner(shape, tiles, valid_lens, mask)
+            idle, padding = without_partner(shape, valid_lens, mask)
             queries = queries.masked_fill(idle, 0.0)
             keys, values = keys.masked_fill(padding, 0.0), values.masked_fill(padding, 0.0)
         q, k, compare = queries, keys, self.score
         if isinstance(self.score, Score):
             q, k = (at_least_float32(tokens) for tokens in self.score.project(queries, keys))
             compare = self.score.compare
-
-        tiles = [slice(None)] if need_weights else _tiles(shape, q.shape[-1])
-        if len(tiles) == 1:
-            output, weights = self._attend(compare, q, k, values, valid_lens, mask)
-            return AttentionOutput(output, weights.to(values.dtype) if need_weights else None)
-        outputs = [
-            checkpoint(  # the scores of a tile are made again for its gradient
-                lambda *inputs: self._attend(compare, *inputs)[0],
-                *(q[..., rows, :], k, values),
-                *_rows_of(rows, shape, valid_lens, mask),
-                use_reentrant=False,
-            )
-            for rows in tiles
-        ]
-        return AttentionOutput(torch.cat(outputs, dim=-2), None)
+        output, weights = self._attend(compare, q, k, values, valid_lens, mask)
+        return AttentionOutput(output, weights.to(values.dtype) if need_weights else None)
 
     def _attend(
         self,
@@ -212,48 +240,12 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Score, masked softmax, weighted sum; the weights in at least float32."""
         scores = compare(q, k)  # (*batch, queries, keys)
-        expected = (*q.shape[:-1], k.shape[-2])
-        if not isinstance(scores, Tensor):
-            raise TypeError(f"score must return a tensor; got {type(scores).__name__}")
-        if scores.shape != expected:
-            raise ValueError(
-                f"score must return shape (*batch, queries, keys) = {expected}; "
-                f"got {tuple(scores.shape)}"
-            )
+        check_scores(scores, (*q.shape[:-1], k.shape[-2]))
         wide = torch.promote_types(at_least_float32(scores).dtype, values.dtype)
         weights = masked_softmax(scores.to(wide), valid_lens, mask=mask)
         weights = self.dropout(weights)
         output = weights @ values.to(wide)
         return output.to(values.dtype), weights
-
-
-def check_tokens(**tokens: Tensor) -> None:
-    """Raise an error that names the argument unless queries, keys (and values) fit together."""
-    for name, tensor in tokens.items():
-        check_floating(name, tensor)
-        if tensor.ndim < 2:
-            raise ValueError(
-                f"{name} must have shape (*batch, {'queries' if name == 'queries' else 'keys'}, "
-                f"features); got {tuple(tensor.shape)}"
-            )
-    queries, num_keys = tokens["queries"], tokens["keys"].shape[-2]
-    for name, tensor in tokens.items():
-        check_device(name, tensor, queries.device)
-        if tensor.dtype != queries.dtype:
-            raise TypeError(
-                f"{name} must have the dtype of the queries, {queries.dtype}; got {tensor.dtype}"
-            )
-        if tensor.shape[:-2] != queries.shape[:-2]:
-            raise ValueError(
-                f"{name} must have the batch axes of the queries, {tuple(queries.shape[:-2])}; "
-                f"got {tuple(tensor.shape[:-2])}"
-            )
-        if name != "values" and tensor.shape[-1] == 0:
-            raise ValueError(f"{name} must have at least one feature; got {tuple(tensor.shape)}")
-        if name == "values" and tensor.shape[-2] != num_keys:
-            raise ValueError(
-                f"values must be as many as the keys, {num_keys}; got {tensor.shape[-2]}"
-            )
 
 
 def check_same_width(queries: Tensor, keys: Tensor, remedy: str) -> None:
@@ -290,39 +282,3 @@ def apply_linear(
         )
     check_device(name, tokens, layer.weight.device)
     return layer(tokens)
-
-
-def _tiles(shape: tuple[int, ...], features: int) -> list[slice]:
-    """Slices of the queries that meet the keys in at most ``_ELEMENTS_AT_A_TIME`` features."""
-    *batch, num_queries, num_keys = shape
-    elements_of_a_row = max(1, math.prod(batch) * num_keys * features)
-    rows = max(1, _ELEMENTS_AT_A_TIME // elements_of_a_row)
-    return [slice(start, start + rows) for start in range(0, max(1, num_queries), rows)]
-
-
-def _rows_of(
-    rows: slice, shape: tuple[int, ...], valid_lens: Tensor | None, mask: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """What the lengths and the mask say about some of the queries."""
-    if valid_lens is not None and valid_lens.ndim == len(shape) - 1:  # one for each query
-        valid_lens = valid_lens[..., rows]
-    if mask is not None and mask.ndim >= 2 and mask.shape[-2] > 1:
-        mask = mask[..., rows, :]
-    return valid_lens, mask
-
-
-def _without_partner(
-    shape: tuple[int, ...], tiles: list[slice], valid_lens: Tensor | None, mask: Tensor | None
-) -> tuple[Bool[Tensor, "*batch queries 1"], Bool[Tensor, "*batch keys 1"]]:
-    """Queries that may attend to no key, and keys that no query may attend to."""
-    *batch, num_queries, num_keys = shape
-    busy, used = [], []
-    for rows in tiles:
-        allowed = combine_masks(*_rows_of(rows, shape, valid_lens, mask), shape)
-        assert allowed is not None
-        num_rows = len(range(num_queries)[rows])
-        busy.append(allowed.any(dim=-1).expand(*batch, num_rows) & (num_keys > 0))
-        used.append(allowed.any(dim=-2).expand(*batch, num_keys) & (num_rows > 0))
-    idle = ~torch.cat(busy, dim=-1)
-    padding = ~torch.stack(used).any(dim=0)
-    return idle.unsqueeze(-1), padding.unsqueeze(-1)

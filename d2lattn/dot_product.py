@@ -11,9 +11,8 @@ from d2lattn.attention import (
     apply_linear,
     check_same_width,
     check_size,
-    check_tokens,
 )
-from d2lattn.masking import at_least_float32, check_floating
+from d2lattn.masking import at_least_float32, check_floating, check_tokens
 
 __all__ = [
     "BilinearScore",
@@ -116,6 +115,14 @@ class DotProductScore(Score):
         if scale is None:
             scale = 1.0 / math.sqrt(q.shape[-1])
         return (q * scale) @ k.mT
+
+    def as_dot_product(
+        self,
+        q: Float[Tensor, "*batch queries features"],
+        k: Float[Tensor, "*batch keys features"],
+    ) -> tuple[Tensor, Tensor, float]:
+        """Itself."""
+        return q, k, 1.0 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale
 
 
 def bilinear_score(
@@ -231,6 +238,14 @@ class BilinearScore(Score):
     ) -> Float[Tensor, "*batch queries keys"]:
         """The inner product of every pair."""
         return q @ k.mT
+
+    def as_dot_product(
+        self,
+        q: Float[Tensor, "*batch queries key_size"],
+        k: Float[Tensor, "*batch keys key_size"],
+    ) -> tuple[Tensor, Tensor, float]:
+        """The projected query and the key."""
+        return q, k, 1.0
 
 
 class DotProductAttention(Attention):

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2lattn.attention import Attention, Score, check_same_width, check_tokens
-from d2lattn.masking import at_least_float32, check_floating, first_index
+from d2lattn.attention import Attention, Score, check_same_width
+from d2lattn.masking import at_least_float32, check_floating, check_tokens, first_index
 
 __all__ = ["GaussianScore", "KernelScore", "NadarayaWatson", "gaussian_score", "log_kernel"]
 

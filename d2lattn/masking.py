@@ -230,18 +230,50 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} must be on {device}, as the rest; got {tensor.device}")
 
 
-def first_index(failing: Bool[Tensor, "..."]) -> tuple[int, ...] | None:
-    """Where a check fails first, or None where it holds everywhere or cannot be seen.
+def check_tokens(**tokens: Tensor) -> None:
+    """Raise an error that names the argument unless queries, keys (and values) fit together."""
+    for name, tensor in tokens.items():
+        check_floating(name, tensor)
+        if tensor.ndim < 2:
+            raise ValueError(
+                f"{name} must have shape (*batch, {'queries' if name == 'queries' else 'keys'}, "
+                f"features); got {tuple(tensor.shape)}"
+            )
+    queries, num_keys = tokens["queries"], tokens["keys"].shape[-2]
+    for name, tensor in tokens.items():
+        check_device(name, tensor, queries.device)
+        if tensor.dtype != queries.dtype:
+            raise TypeError(
+                f"{name} must have the dtype of the queries, {queries.dtype}; got {tensor.dtype}"
+            )
+        if tensor.shape[:-2] != queries.shape[:-2]:
+            raise ValueError(
+                f"{name} must have the batch axes of the queries, {tuple(queries.shape[:-2])}; "
+                f"got {tuple(tensor.shape[:-2])}"
+            )
+        if name != "values" and tensor.shape[-1] == 0:
+            raise ValueError(f"{name} must have at least one feature; got {tuple(tensor.shape)}")
+        if name == "values" and tensor.shape[-2] != num_keys:
+            raise ValueError(
+                f"values must be as many as the keys, {num_keys}; got {tensor.shape[-2]}"
+            )
 
-    Inside ``torch.vmap`` and ``torch.compile`` and on the meta device tensors have no values
-    to look at: checks of values are left out there.
-    """
-    if torch.compiler.is_compiling() or failing.is_meta:
-        return None
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether there are numbers to look at, as there are not on the meta device or when
+    ``torch.vmap`` or ``torch.compile`` trace what would be done with them."""
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return False
     try:
-        if not bool(failing.any()):
-            return None
+        bool((tensor.reshape(-1)[:1] == 0).any())
     except RuntimeError:  # vmap: data-dependent control flow
+        return False
+    return True
+
+
+def first_index(failing: Bool[Tensor, "..."]) -> tuple[int, ...] | None:
+    """Where a check fails first, or None where it holds everywhere or cannot be seen."""
+    if not has_values(failing) or not bool(failing.any()):
         return None
     return tuple(failing.nonzero()[0].tolist())
 

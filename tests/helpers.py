@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import d2lattn.attention
+import d2lattn.streaming
 from d2lattn import (
     AdditiveScore,
     BilinearScore,
@@ -143,3 +146,10 @@ def softmax_by_hand(scores: list[float]) -> list[float]:
     highest = max(scores)
     exponentials = [math.exp(score - highest) for score in scores]
     return [exponential / sum(exponentials) for exponential in exponentials]
+
+
+def stream_in_tiles(monkeypatch: pytest.MonkeyPatch, elements: int, keys: int = 3) -> None:
+    """Without weights, attention of any size goes by tiles of so many elements and keys."""
+    monkeypatch.setattr(d2lattn.attention, "_SCORES_AT_ONCE", 0)
+    monkeypatch.setattr(d2lattn.streaming, "_ELEMENTS_OF_A_TILE", elements)
+    monkeypatch.setattr(d2lattn.streaming, "_KEYS_OF_A_TILE", keys)

@@ -11,7 +11,6 @@ import torch
 from statsmodels.nonparametric.kernel_regression import KernelReg
 from torch import Tensor
 
-import d2lattn.attention
 from d2lattn import (
     Attention,
     GaussianScore,
@@ -20,7 +19,7 @@ from d2lattn import (
     gaussian_score,
     log_kernel,
 )
-from tests.helpers import DTYPES, TOLERANCE, close, normal, queries_keys_values
+from tests.helpers import DTYPES, TOLERANCE, close, normal, queries_keys_values, stream_in_tiles
 
 KERNELS = ["gaussian", "boxcar", "triangular", "epanechnikov"]
 COMPACT = KERNELS[1:]
@@ -325,7 +324,7 @@ def test_the_number_of_tiles_changes_nothing(elements, monkeypatch):
     x, y = measurements()
     expected = NadarayaWatson(0.3).fit(x, y)
     predictions, residuals = expected.weights(x) @ y, expected.loo_residuals()
-    monkeypatch.setattr(d2lattn.attention, "_ELEMENTS_AT_A_TIME", elements)
+    stream_in_tiles(monkeypatch, elements)
     model = NadarayaWatson(0.3).fit(x, y)
     close(model.predict(x), predictions)
     close(model.loo_residuals(), residuals)
