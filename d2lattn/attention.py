@@ -87,7 +87,7 @@ class Score(nn.Module):
     ) -> tuple[Float[Tensor, "*batch queries keys"], PullBack]:
         """Scores of pairs, and a function from their gradient to those of all they depend on.
 
-        The function returns the gradients of ``q``, ``k`` and each of :meth:`parameters`, None
+        The function returns the gradients of ``q``, ``k`` and each of the parameters, None
         for one that :meth:`compare` does not use. A subclass that knows its derivative can
         spare autograd the work.
         """

@@ -8,6 +8,7 @@ import tomllib
 from itertools import chain
 from pathlib import Path
 
+import torch
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +53,17 @@ def test_the_package_is_as_small_as_the_readme_says() -> None:
     assert said
     real = sum(lines_of_code(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py"))
     assert abs(int(said[1].replace(",", "")) - real) < 0.2 * real, f"it is {real} lines now"
+
+
+def test_the_picture_of_the_course_shows_what_its_numbers_compute() -> None:
+    picture = (ROOT / "book/_static/pipeline.svg").read_text(encoding="utf-8")
+    shown = re.findall(r">([−\d.]+)</(?:text|tspan)>", picture)[4:]  # after the names of the keys
+    scores, weights, values, (output,) = (
+        torch.tensor([float(n.replace("−", "-")) for n in shown[i : i + 4]]) for i in (0, 4, 8, 12)
+    )
+    exact = scores.softmax(dim=0)
+    torch.testing.assert_close(weights, exact, rtol=0, atol=0.005)  # two decimals
+    torch.testing.assert_close(output, (exact * values).sum(), rtol=0, atol=0.05)  # one
 
 
 def lines_of_code(source: str) -> int:
