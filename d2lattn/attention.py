@@ -1,7 +1,7 @@
 """The one formula: score every key, turn scores into weights, average the values."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,7 +20,7 @@ from d2lattn.streaming import (
     ScoreFunction,
     check_scores,
     stream_attention,
-    without_partner,
+    without_padding,
 )
 
 __all__ = ["Attention", "AttentionOutput", "Score"]
@@ -52,6 +52,14 @@ class Score(nn.Module):
     Subclasses define :meth:`compare`, and :meth:`project` where there is something to do once
     for each token. Calling the module gives all scores, in the dtype of the queries.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A new :meth:`compare` is not what the parent's shortcuts were derived from."""
+        super().__init_subclass__(**options)
+        if "compare" in vars(cls):
+            for shortcut in ("as_dot_product", "vjp"):
+                if shortcut not in vars(cls):
+                    setattr(cls, shortcut, vars(Score)[shortcut])
 
     def project(
         self,
@@ -217,11 +225,7 @@ class Attention(nn.Module):
                 self.score, queries, keys, values, valid_lens, mask=mask, dropout=dropout
             )
             return AttentionOutput(streamed.output, None)
-        if valid_lens is not None or mask is not None:
-            # Zeros in place of what takes no part: not even NaN may spread from padding.
-            idle, padding = without_partner(shape, valid_lens, mask)
-            queries = queries.masked_fill(idle, 0.0)
-            keys, values = keys.masked_fill(padding, 0.0), values.masked_fill(padding, 0.0)
+        queries, keys, values = without_padding(queries, keys, values, valid_lens, mask)
         q, k, compare = queries, keys, self.score
         if isinstance(self.score, Score):
             q, k = (at_least_float32(tokens) for tokens in self.score.project(queries, keys))

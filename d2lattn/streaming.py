@@ -122,10 +122,7 @@ def stream_attention(
     check_masks(valid_lens, mask, shape, queries.device)
     if not 0.0 <= dropout <= 1.0:
         raise ValueError(f"dropout must be a probability in [0, 1]; got {dropout}")
-    if valid_lens is not None or mask is not None:
-        idle, padding = without_partner(shape, valid_lens, mask)
-        queries = queries.masked_fill(idle, 0.0)
-        keys, values = keys.masked_fill(padding, 0.0), values.masked_fill(padding, 0.0)
+    queries, keys, values = without_padding(queries, keys, values, valid_lens, mask)
     if not isinstance(score, TwoHalves):
         return _by_rows(score, queries, keys, values, valid_lens, mask, dropout)
 
@@ -527,7 +524,22 @@ def check_scores(scores: Tensor, expected: tuple[int, ...]) -> None:
         )
 
 
-def without_partner(
+def without_padding(
+    queries: Tensor, keys: Tensor, values: Tensor, valid_lens: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Zeros in place of what takes no part, so that not even NaN may spread from it."""
+    if valid_lens is None and mask is None:
+        return queries, keys, values
+    shape = (*queries.shape[:-1], keys.shape[-2])
+    idle, padding = _without_partner(shape, valid_lens, mask)
+    return (
+        queries.masked_fill(idle, 0.0),
+        keys.masked_fill(padding, 0.0),
+        values.masked_fill(padding, 0.0),
+    )
+
+
+def _without_partner(
     shape: tuple[int, ...], valid_lens: Tensor | None, mask: Tensor | None
 ) -> tuple[Bool[Tensor, "*batch queries 1"], Bool[Tensor, "*batch keys 1"]]:
     """Queries that may attend to no key, and keys that no query may attend to."""

@@ -186,6 +186,26 @@ def test_a_function_of_the_users_streams_with_gradients_for_what_it_closes_over(
         close(ours, theirs)
 
 
+class Doubled(DotProductScore):
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return 2 * super().compare(q, k)
+
+
+class Squashed(AdditiveScore):
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return super().compare(q, k).sin()
+
+
+@pytest.mark.parametrize("score", [Doubled(), Squashed(4, 4, 6).double()], ids=repr)
+def test_a_subclass_with_another_comparison_does_not_stream_by_its_parents_shortcuts(score):
+    inputs = inputs_of(2, requires_grad=True)
+    wanted = [*inputs, *score.parameters()]
+    output, streamed = plain(score, *inputs)[0], stream_attention(score, *inputs).output
+    close(streamed, output)
+    for ours, theirs in zip(gradients(streamed, wanted), gradients(output, wanted), strict=True):
+        close(ours, theirs)
+
+
 # --- dropout ---
 
 
