@@ -1,5 +1,8 @@
 """Additive attention: the score is a small neural network."""
 
+import math
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,9 +15,12 @@ from d2lattn.attention import (
     check_size,
 )
 from d2lattn.masking import at_least_float32, check_floating, check_tokens
-from d2lattn.streaming import PullBack
+from d2lattn.streaming import Pairs, PullBack, Tile
 
 __all__ = ["AdditiveAttention", "AdditiveScore", "additive_score"]
+
+# 2 MB in float32: with it, what is added up for a tile stays in a core's cache.
+_ELEMENTS_OF_THE_BUFFER = 2**19
 
 
 def additive_score(
@@ -131,23 +137,75 @@ class AdditiveScore(Score):
         """tanh of the sum of every pair, weighted by w_v."""
         return _compare(q, k, self.w_v.weight.squeeze(0))
 
-    def vjp(
-        self,
-        q: Float[Tensor, "*batch queries hidden"],
-        k: Float[Tensor, "*batch keys hidden"],
-    ) -> tuple[Float[Tensor, "*batch queries keys"], PullBack]:
-        """Scores, and their gradients by the derivative of tanh, in the memory of tanh alone."""
-        w_v = self.w_v.weight
-        features = (q.unsqueeze(-2) + k.unsqueeze(-3)).tanh_()  # (*batch, queries, keys, hidden)
-        scores = features @ w_v.to(features.dtype).squeeze(0)
+    def pairs(
+        self, q: Float[Tensor, "batch queries hidden"], k: Float[Tensor, "batch keys hidden"]
+    ) -> Pairs:
+        """With the exponentials made once per token, wherever they can be made."""
+        # Neither e^(2x) nor e^(-2x) may leave the range of normal numbers; their product may.
+        limit = -math.log(torch.finfo(q.dtype).tiny)
+        if all(bool((2 * x.abs() <= limit).all()) for x in (q, k)):
+            return _ExponentialPairs(self, q, k)
+        return super().pairs(q, k)
+
+
+class _ExponentialPairs(Pairs):
+    r"""Additive scores, with one exponential for each token instead of a tanh for each pair.
+
+    .. math:: \tanh(q + k) = 1 - 2 r, \qquad r = \frac{1}{1 + e^{2q} e^{2k}}
+
+    A buffer of a tile's r is used again and again.
+    """
+
+    def __init__(self, score: AdditiveScore, q: Tensor, k: Tensor) -> None:
+        super().__init__(score, q, k)
+        self.features = 1
+        self.parameter = score.w_v.weight
+        self.w_v = self.parameter.detach().to(q.dtype).squeeze(0)
+        self.q, self.k = (2 * q).exp_(), (2 * k).exp_()
+        self.buffer = q.new_empty(0)
+
+    def scores(self, tile: Tile) -> Float[Tensor, "batch rows columns"]:
+        q, k = self.q[tile.batch, tile.rows], self.k[tile.batch, tile.columns]
+        scores = q.new_empty(*q.shape[:2], k.shape[1])
+        for part, rows in self._parts(q, k):
+            r = self._r(q[part, rows], k[part])
+            torch.mv(r.flatten(0, -2), self.w_v, out=scores[part, rows].view(-1))
+        return scores.mul_(-2.0).add_(self.w_v.sum())
+
+    def vjp(self, tile: Tile) -> tuple[Float[Tensor, "batch rows columns"], PullBack]:
+        q, k = self.q[tile.batch, tile.rows], self.k[tile.batch, tile.columns]
 
         def pull_back(d_scores: Tensor) -> tuple[Tensor | None, ...]:
-            d_w = (d_scores.reshape(1, -1) @ features.flatten(0, -2)).to(w_v.dtype)
-            slopes = features.square_().neg_().add_(1.0).mul_(d_scores.unsqueeze(-1))
-            d_q, d_k = (slopes.sum(dim=axis) * w_v.to(slopes.dtype) for axis in (-2, -3))
-            return d_q, d_k, *(d_w if p is w_v else None for p in self.parameters())
+            d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), q.new_zeros(1, q.shape[-1])
+            for part, rows in self._parts(q, k):
+                r, d = self._r(q[part, rows], k[part]), d_scores[part, rows]
+                d_w.addmm_(d.reshape(1, -1), r.flatten(0, -2))
+                slopes = r.addcmul_(r, r, value=-1.0).mul_(d.unsqueeze(-1))  # r - r^2
+                d_q[part, rows] = slopes.sum(dim=-2)
+                d_k[part] += slopes.sum(dim=-3)
+            d_w = (d_scores.sum() - 2 * d_w).to(self.parameter.dtype)
+            of_tokens = 4 * self.w_v
+            of_score = (d_w if p is self.parameter else None for p in self.score.parameters())
+            return d_q.mul_(of_tokens), d_k.mul_(of_tokens), *of_score
 
-        return scores, pull_back
+        return self.scores(tile), pull_back
+
+    def _parts(self, q: Tensor, k: Tensor) -> Iterator[tuple[slice, slice]]:
+        """Slices of a tile's batch and rows, as many as the buffer has room for."""
+        per_row = max(1, k.shape[1] * k.shape[2])
+        rows = max(1, min(_ELEMENTS_OF_THE_BUFFER // per_row, q.shape[1]))
+        size = max(1, _ELEMENTS_OF_THE_BUFFER // (rows * per_row)) if rows == q.shape[1] else 1
+        for start in range(0, len(q), size):
+            for row in range(0, q.shape[1], rows):
+                yield slice(start, start + size), slice(row, row + rows)
+
+    def _r(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch rows columns hidden"]:
+        shape = (*q.shape[:2], *k.shape[1:])
+        if self.buffer.numel() < math.prod(shape):
+            self.buffer = q.new_empty(math.prod(shape))
+        r = self.buffer[: math.prod(shape)].view(shape)
+        torch.mul(q.unsqueeze(-2), k.unsqueeze(-3), out=r)
+        return r.add_(1.0).reciprocal_()
 
 
 class AdditiveAttention(Attention):

@@ -16,7 +16,7 @@ from d2lattn.masking import (
     masked_softmax,
 )
 from d2lattn.streaming import (
-    PullBack,
+    Pairs,
     ScoreFunction,
     check_scores,
     stream_attention,
@@ -57,7 +57,7 @@ class Score(nn.Module):
         """A new :meth:`compare` is not what the parent's shortcuts were derived from."""
         super().__init_subclass__(**options)
         if "compare" in vars(cls):
-            for shortcut in ("as_dot_product", "vjp"):
+            for shortcut in ("as_dot_product", "pairs"):
                 if shortcut not in vars(cls):
                     setattr(cls, shortcut, vars(Score)[shortcut])
 
@@ -88,28 +88,13 @@ class Score(nn.Module):
         """Queries, keys and a scale whose dot product :meth:`compare` is; None if it is none."""
         return None
 
-    def vjp(
+    def pairs(
         self,
-        q: Float[Tensor, "*batch queries hidden"],
-        k: Float[Tensor, "*batch keys hidden"],
-    ) -> tuple[Float[Tensor, "*batch queries keys"], PullBack]:
-        """Scores of pairs, and a function from their gradient to those of all they depend on.
-
-        The function returns the gradients of ``q``, ``k`` and each of the parameters, None
-        for one that :meth:`compare` does not use. A subclass that knows its derivative can
-        spare autograd the work.
-        """
-        wanted = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        with torch.enable_grad():
-            q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
-            scores = self.compare(q, k)
-
-        def pull_back(d_scores: Tensor) -> tuple[Tensor | None, ...]:
-            found = torch.autograd.grad(scores, [q, k, *wanted], d_scores, allow_unused=True)
-            of_wanted = dict(zip(map(id, wanted), found[2:], strict=True))
-            return *found[:2], *(of_wanted.get(id(p)) for p in self.parameters())
-
-        return scores.detach(), pull_back
+        q: Float[Tensor, "batch queries hidden"],
+        k: Float[Tensor, "batch keys hidden"],
+    ) -> Pairs:
+        """How streaming goes through all pairs; a subclass may know how to do it in less."""
+        return Pairs(self, q, k)
 
     def forward(
         self,

@@ -5,46 +5,57 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from d2lattn.attention import Attention, Score, check_same_width
-from d2lattn.masking import at_least_float32, check_floating, check_tokens, first_index
+from d2lattn.masking import (
+    at_least_float32,
+    check_floating,
+    check_tokens,
+    first_index,
+    has_values,
+)
+from d2lattn.neighbours import Window, cover, distance_to_nearest
+from d2lattn.streaming import merge_attention, stream_attention
 
 __all__ = ["GaussianScore", "KernelScore", "NadarayaWatson", "gaussian_score", "log_kernel"]
 
 Bandwidth = float | Sequence[float] | Tensor
 
-
-def _log_gaussian(u: Tensor) -> Tensor:
-    return -0.5 * u.square() - 0.5 * math.log(2 * math.pi)
-
-
-def _log_boxcar(u: Tensor) -> Tensor:
-    flat = 0.0 * u + math.log(0.5)  # so that there is a gradient, of 0
-    return flat.masked_fill(~(u.abs() <= 1), -math.inf)
+_PAIRS_AT_ONCE = 2**16
+_ROWS_OF_A_WINDOW = 512
 
 
-def _log_triangular(u: Tensor) -> Tensor:
-    return _log_inside(1 - u.abs())
+def _boxcar(u: Tensor) -> Tensor:
+    return (u.abs() <= 1).to(u.dtype) / 2
 
 
-def _log_epanechnikov(u: Tensor) -> Tensor:
-    return _log_inside(0.75 * (1 - u.square()))
+def _triangular(u: Tensor) -> Tensor:
+    return 1 - u.abs()
 
 
-def _log_inside(density: Tensor) -> Tensor:
-    """log(density), and -inf with gradient 0 where the kernel has ended."""
-    inside = density > 0
-    return torch.where(inside, density, 1.0).log().masked_fill(~inside, -math.inf)
+def _epanechnikov(u: Tensor) -> Tensor:
+    return 0.75 * (1 - u.square())
 
 
-_LOG_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gaussian": _log_gaussian,
-    "boxcar": _log_boxcar,
-    "triangular": _log_triangular,
-    "epanechnikov": _log_epanechnikov,
+# What is not positive is outside.
+_COMPACT_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "boxcar": _boxcar,
+    "triangular": _triangular,
+    "epanechnikov": _epanechnikov,
 }
+
+_KERNELS = ("gaussian", *_COMPACT_KERNELS)
+
+
+def _log_kernel(u: Tensor, kernel: str) -> Tensor:
+    if kernel == "gaussian":
+        return -0.5 * u.square() - 0.5 * math.log(2 * math.pi)
+    density = _COMPACT_KERNELS[kernel](u) + 0.0 * u  # so that the boxcar has a gradient, of 0
+    inside = density > 0  # outside -inf, with gradient 0
+    return torch.where(inside, density, 1.0).log().masked_fill(~inside, -math.inf)
 
 
 def log_kernel(u: Float[Tensor, "*shape"], kernel: str = "gaussian") -> Float[Tensor, "*shape"]:
@@ -87,7 +98,7 @@ def log_kernel(u: Float[Tensor, "*shape"], kernel: str = "gaussian") -> Float[Te
     Hastie, Tibshirani and Friedman, *The Elements of Statistical Learning* (2009), section 6.1.
     """
     check_floating("u", u)
-    return _LOG_KERNELS[_known_kernel(kernel)](u)
+    return _log_kernel(u, _known_kernel(kernel))
 
 
 def gaussian_score(
@@ -221,7 +232,33 @@ class KernelScore(Score):
         """The kernel's logarithm at every difference, summed over the features."""
         if self.kernel == "gaussian":
             return _gaussian_compare(q, k)
-        return _LOG_KERNELS[self.kernel](q.unsqueeze(-2) - k.unsqueeze(-3)).sum(dim=-1)
+        return _log_kernel(q.unsqueeze(-2) - k.unsqueeze(-3), self.kernel).sum(dim=-1)
+
+    def as_dot_product(
+        self,
+        q: Float[Tensor, "*batch queries features"],
+        k: Float[Tensor, "*batch keys features"],
+    ) -> tuple[Tensor, Tensor, float] | None:
+        r"""The Gaussian kernel, with two more features, wherever enough digits are left.
+
+        .. math:: -\tfrac12 \lVert q - k \rVert^2 =
+            [\,q,\ 1,\ -\tfrac12 \lVert q \rVert^2\,]^\top
+            [\,k,\ -\tfrac12 \lVert k \rVert^2,\ 1\,]
+
+        The squares are larger than the difference, and their rounding errors grow with them:
+        so the origin moves to the middle of the keys, and float64 serves where float32 would
+        err by more than about 1e-5. Where that is not enough either, the answer is None.
+        """
+        if self.kernel != "gaussian" or 0 in (q.numel(), k.numel()) or not has_values(q):
+            return None
+        for dtype in {q.dtype: None, torch.float64: None}:
+            near_q, near_k = _around_the_keys(q.to(dtype), k.to(dtype))
+            if _leaves_enough_digits(near_q, near_k):
+                q_square, k_square = (x.square().sum(-1, keepdim=True) for x in (near_q, near_k))
+                ones_q, ones_k = torch.ones_like(q_square), torch.ones_like(k_square)
+                wide_q = torch.cat([near_q, ones_q, -0.5 * q_square], dim=-1)
+                return wide_q, torch.cat([near_k, -0.5 * k_square, ones_k], dim=-1), 1.0
+        return None
 
 
 class GaussianScore(KernelScore):
@@ -315,6 +352,11 @@ class NadarayaWatson(nn.Module):
         return self._score.kernel
 
     @property
+    def _dtype(self) -> torch.dtype:
+        """In which large sums are made."""
+        return torch.promote_types(self._fitted()[0].dtype, torch.float32)
+
+    @property
     def _score(self) -> KernelScore:
         score = self.attention.score
         assert isinstance(score, KernelScore)
@@ -358,13 +400,21 @@ class NadarayaWatson(nn.Module):
         self.x, self.y = x.detach().clone(), y.detach().clone()
         return self
 
-    def predict(self, x: Float[Tensor, "m *features"]) -> Float[Tensor, "m *outputs"]:
+    def predict(
+        self, x: Float[Tensor, "m *features"], *, progress: bool = False
+    ) -> Float[Tensor, "m *outputs"]:
         """Predictions, shape ``(m,)`` or ``(m, outputs)`` as ``y`` was.
+
+        Many points are done some at a time, in memory that grows with m + n. In one dimension
+        points out of reach are not visited. For float32 measurements the error may then be up
+        to 1e-5 of the range of ``y``.
 
         Parameters
         ----------
         x
             Where to predict: dtype and kind of shape of the ``x`` that was fitted.
+        progress
+            Whether to show a progress bar, if there is more than a moment's work.
 
         Raises
         ------
@@ -373,8 +423,8 @@ class NadarayaWatson(nn.Module):
         TypeError, ValueError
             If dtype or shape differ from what was fitted, or a number is not finite.
         """
-        queries, keys, values = self._queries_keys_values(x)
-        return self._shaped(self.attention(queries, keys, values, need_weights=False).output)
+        output, _ = self._smooth(*self._queries_keys_values(x), progress=progress)
+        return self._shaped(output)
 
     def weights(self, x: Float[Tensor, "m *features"]) -> Float[Tensor, "m n"]:
         """Attention weights: how much each measurement counts; raises as :meth:`predict`."""
@@ -382,12 +432,17 @@ class NadarayaWatson(nn.Module):
         weights = self.attention(queries, keys, values).weights
         return weights.to(x.dtype)
 
-    def loo_residuals(self) -> Float[Tensor, "n *outputs"]:
+    def loo_residuals(self, *, progress: bool = False) -> Float[Tensor, "n *outputs"]:
         r"""Each measurement minus its prediction from all the others.
 
         .. math:: r_i = y_i - \sum_{j \ne i} \alpha_{ij}\, y_j
 
-        A point may not attend to itself: its own key is masked.
+        A point may not attend to itself: its own key is left out.
+
+        Parameters
+        ----------
+        progress
+            Whether to show a progress bar, if there is more than a moment's work.
 
         Returns
         -------
@@ -405,12 +460,14 @@ class NadarayaWatson(nn.Module):
         if len(x) < 2:
             raise ValueError("x must hold at least 2 measurements to leave one out; got 1")
         queries, keys, values = self._queries_keys_values(x)
-        others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
-        out = self.attention(queries, keys, values, mask=others, need_weights=False).output
-        return self._shaped(values - out)
+        output, _ = self._smooth(queries, keys, values, leave_out=True, progress=progress)
+        return self._shaped(values - output)
 
     def select_bandwidth(
-        self, candidates: Iterable[Bandwidth] | Tensor | None = None
+        self,
+        candidates: Iterable[Bandwidth] | Tensor | None = None,
+        *,
+        progress: bool = False,
     ) -> "NadarayaWatson":
         r"""Choose the bandwidth with the least mean squared leave-one-out residual.
 
@@ -423,6 +480,8 @@ class NadarayaWatson(nn.Module):
             a geometric grid, from below the distance of neighbours to where all weights are
             nearly equal, refined around its minimum; a bandwidth for each feature is refined one
             feature at a time. The choice keeps the form of the current bandwidth.
+        progress
+            Whether to show a progress bar over the bandwidths that are tried.
 
         Returns
         -------
@@ -451,6 +510,7 @@ class NadarayaWatson(nn.Module):
         section 7.10.
         """
         x, y = self._fitted()
+        bar = _progress_bar("bandwidth") if progress else None
         points, targets = _without_copies(_columns(x).double(), _columns(y).double())
         if len(points) < 3:
             raise ValueError(
@@ -466,6 +526,8 @@ class NadarayaWatson(nn.Module):
 
         def loss(bandwidth: Tensor) -> float:
             trial = NadarayaWatson(bandwidth, self.kernel).fit(points, targets)
+            if bar is not None:
+                bar.update()
             return trial._loo_loss()
 
         if candidates is not None:
@@ -487,6 +549,8 @@ class NadarayaWatson(nn.Module):
                 f"candidates must reach from each point to another; with the {self.kernel} "
                 f"kernel even {best.tolist()} leaves a point without neighbours"
             )
+        if bar is not None:
+            bar.close()
         self._score.bandwidth = best
         return self
 
@@ -494,12 +558,108 @@ class NadarayaWatson(nn.Module):
     def _loo_loss(self) -> float:
         """Mean squared leave-one-out residual; infinite where a point has no neighbours."""
         x, _ = self._fitted()
-        if self.kernel != "gaussian":
-            q, k = self._score.project(_columns(x), _columns(x))
-            reached = self._score.compare(q, k).fill_diagonal_(-math.inf) > -math.inf
-            if not bool(reached.any(dim=-1).all()):
-                return math.inf
-        return float(self.loo_residuals().square().mean())
+        queries, keys, values = self._queries_keys_values(x)
+        output, reached = self._smooth(queries, keys, values, leave_out=True)
+        return float((values - output).square().mean()) if bool(reached.all()) else math.inf
+
+    def _smooth(
+        self,
+        queries: Float[Tensor, "m features"],
+        keys: Float[Tensor, "n features"],
+        values: Float[Tensor, "n outputs"],
+        *,
+        leave_out: bool = False,
+        progress: bool = False,
+    ) -> tuple[Float[Tensor, "m outputs"], Bool[Tensor, " m"]]:
+        """Averages of the values, and which queries reach any key.
+
+        To leave out is the key with the query's own number.
+        """
+        if len(queries) * len(keys) <= _PAIRS_AT_ONCE:
+            others = ~torch.eye(len(keys), dtype=torch.bool) if leave_out else None
+            output, weights = self.attention(queries, keys, values, mask=others)
+            return output, weights.detach().sum(dim=-1) > 0
+        order = torch.arange(len(queries), device=queries.device)
+        if keys.shape[-1] == 1:  # sorted, and then only what is in reach
+            by_key = keys.squeeze(-1).argsort()
+            order = by_key if leave_out else queries.squeeze(-1).argsort()
+            queries, keys, values = queries[order], keys[by_key], values[by_key]
+        middle = values.mean(dim=0)  # what is averaged is small, and so are its rounding errors
+        values = values - middle
+        parts = [
+            checkpoint(  # so that no window's copies are kept for the gradient
+                self._smooth_window, window, queries, keys, values, leave_out,
+                use_reentrant=False, preserve_rng_state=False,
+            )
+            for window in self._windows(queries, keys, leave_out, progress)
+        ]  # fmt: skip
+        output, reached = (torch.cat(part) for part in zip(*parts, strict=True))
+        output = (output + middle).masked_fill(~reached.unsqueeze(-1), 0.0)
+        back = order.argsort()
+        return output[back], reached[back]
+
+    def _smooth_window(
+        self, window: Window, queries: Tensor, keys: Tensor, values: Tensor, leave_out: bool
+    ) -> tuple[Float[Tensor, "rows outputs"], Bool[Tensor, " rows"]]:
+        rows, columns = window
+        q, k, v = queries[rows], keys[columns], values[columns]
+        own = rows.start - columns.start if leave_out else None
+        differentiable = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in (q, *self.parameters())
+        )
+        if self.kernel != "gaussian" and keys.shape[-1] == 1 and not differentiable:
+            q, k = self._score.project(q, k)
+            return _average(q, k, v, _COMPACT_KERNELS[self.kernel], own)
+        if len(k) > 0:
+            q, k = _around_the_keys(q, k)
+            narrow = [x.detach().to(self._dtype) for x in self._score.project(q, k)]
+            if _leaves_enough_digits(*narrow):
+                q, k, v = (x.to(self._dtype) for x in (q, k, v))
+        output, logsumexp = stream_attention(self._score, q, k, v)
+        if own is None:
+            return output.double(), logsumexp > -math.inf
+        others = 1 - torch.exp(-logsumexp).unsqueeze(-1)  # the weight of all but the own key
+        enough = 0.5 if others.dtype == torch.float32 else 1e-3
+        if self.kernel == "gaussian" and not differentiable and bool((others > enough).all()):
+            output = v[own : own + len(q)] + (output - v[own : own + len(q)]) / others
+            return output.double(), torch.ones(len(q), dtype=torch.bool, device=q.device)
+        parts = []
+        for some in torch.arange(len(q)).split(_ROWS_OF_A_WINDOW):
+            start, stop = own + int(some[0]), own + int(some[-1]) + 1
+            but_one = ~torch.eye(stop - start, dtype=torch.bool, device=q.device)
+            parts.append(
+                merge_attention(
+                    stream_attention(self._score, q[some], k[piece], v[piece], mask=mask)
+                    for piece, mask in (
+                        (slice(0, start), None),
+                        (slice(start, stop), but_one),
+                        (slice(stop, None), None),
+                    )
+                    if len(k[piece]) > 0
+                )
+            )
+        output, logsumexp = (torch.cat(part) for part in zip(*parts, strict=True))
+        return output.double(), logsumexp > -math.inf
+
+    @torch.no_grad()
+    def _windows(
+        self, queries: Tensor, keys: Tensor, leave_out: bool, progress: bool
+    ) -> Iterable[Window]:
+        """Some queries at a time, with all keys that may count for any of them."""
+        windows: Iterable[Window] = [Window(slice(0, len(queries)), slice(0, len(keys)))]
+        if keys.shape[-1] == 1:
+            h = self.bandwidth.double().squeeze()
+            q, k = queries.squeeze(-1) / h, keys.squeeze(-1) / h
+            if self.kernel == "gaussian":
+                # Further out, all n keys together have less than e^-37 (e^-17) of the weight
+                # that the nearest has: below the rounding errors of the result.
+                exponent = math.log(len(k)) + (37.0 if self._dtype == torch.float64 else 17.0)
+                nearest = distance_to_nearest(q, k, leave_out=leave_out)
+                reach = (nearest.square() + 2 * exponent).sqrt()
+            else:
+                reach = torch.full_like(q, 1.0 + 1e-9)  # who is just inside is settled later
+            windows = cover(q, k, reach, float(reach.amin()) / 4, _ROWS_OF_A_WINDOW)
+        return _progress_bar("window", list(windows)) if progress else windows
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("x", "y"):  # room for measurements of any shape, also before `fit`
@@ -532,8 +692,8 @@ class NadarayaWatson(nn.Module):
 
 
 def _known_kernel(kernel: str) -> str:
-    if not isinstance(kernel, str) or kernel not in _LOG_KERNELS:
-        raise ValueError(f"kernel must be one of {', '.join(_LOG_KERNELS)}; got {kernel!r}")
+    if not isinstance(kernel, str) or kernel not in _KERNELS:
+        raise ValueError(f"kernel must be one of {', '.join(_KERNELS)}; got {kernel!r}")
     return kernel
 
 
@@ -570,6 +730,23 @@ def _gaussian_compare(q: Tensor, k: Tensor) -> Tensor:
     return -0.5 * (q.unsqueeze(-2) - k.unsqueeze(-3)).square().sum(dim=-1)
 
 
+def _around_the_keys(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """The same differences, with the origin in the middle of the keys."""
+    origin = k.detach().mean(dim=-2, keepdim=True)
+    return q - origin, k - origin
+
+
+def _leaves_enough_digits(q: Tensor, k: Tensor) -> bool:
+    """Whether the square of a difference may be had from squares and a product.
+
+    Their rounding errors change a score by about eps * the largest square, and an average by
+    half of that times the range of the values.
+    """
+    allowed = 1e-5 if q.dtype == torch.float32 else 1e-9
+    largest = torch.maximum(*(x.detach().square().sum(dim=-1).amax() for x in (q, k)))
+    return bool(largest * torch.finfo(q.dtype).eps <= allowed)
+
+
 def _check_measurements(name: str, tensor: Tensor) -> None:
     check_floating(name, tensor)
     if tensor.ndim not in (1, 2) or tensor.shape[1:] == (0,):
@@ -586,6 +763,37 @@ def _columns(tensor: Float[Tensor, "n *columns"]) -> Float[Tensor, "n columns"]:
     return tensor.unsqueeze(-1) if tensor.ndim == 1 else tensor
 
 
+def _average(
+    q: Float[Tensor, "m 1"],
+    k: Float[Tensor, "n 1"],
+    values: Float[Tensor, "n outputs"],
+    kernel: Callable[[Tensor], Tensor],
+    own: int | None,
+) -> tuple[Float[Tensor, "m outputs"], Bool[Tensor, " m"]]:
+    """Kernels over their sum, which is safe where they end before they underflow.
+
+    Without its own key, number ``own + i``, for query number i; and who reaches any key.
+    """
+    values = torch.cat([values, torch.ones_like(k)], dim=-1)
+    sums = values.new_zeros(len(q), values.shape[-1])
+    rows = max(1, _PAIRS_AT_ONCE // max(1, len(k)))
+    for start in range(0, len(q), rows):
+        some = slice(start, start + rows)
+        kernels = kernel(q[some] - k.T).clamp_(min=0.0)
+        if own is not None:
+            kernels.diagonal(own + start).fill_(0.0)
+        sums[some] = kernels @ values
+    total = sums[:, -1:]
+    reached = total > 0
+    return sums[:, :-1] / total.masked_fill(~reached, 1.0), reached.squeeze(-1)
+
+
+def _progress_bar(unit: str, items: Sequence[Any] | None = None) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(items, unit=unit)
+
+
 def _without_copies(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The data, or the smaller set of which they are exact copies."""
     rows, copies = torch.cat([x, y], dim=-1).unique(dim=0, return_counts=True)
@@ -598,7 +806,10 @@ def _without_copies(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _sensible_range(x: Float[Tensor, "n features"]) -> tuple[float, float]:
     """From less than the distance of close neighbours to much more than that of the farthest."""
     points = x.unique(dim=0)
-    gaps = torch.stack([_gap_to_nearest(points, i) for i in range(len(points))])
+    if points.shape[-1] == 1:
+        gaps = distance_to_nearest(points.squeeze(-1), points.squeeze(-1), leave_out=True)
+    else:
+        gaps = torch.stack([_gap_to_nearest(points, i) for i in range(len(points))])
     extent = (points.amax(dim=0) - points.amin(dim=0)).amax()
     return float(gaps.quantile(0.1)) / 4, float(extent) * 10
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -25,7 +26,7 @@ from d2lattn.masking import (
 
 __all__ = ["StreamOutput", "merge_attention", "stream_attention"]
 
-# What a tile works on, in elements: 1 MB in float32, which stays in a core's cache.
+# What a tile holds, in elements: 1 MB in float32, which stays in a core's cache.
 _ELEMENTS_OF_A_TILE = 2**18
 _KEYS_OF_A_TILE = 256
 
@@ -33,13 +34,74 @@ ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 PullBack = Callable[[Tensor], tuple[Tensor | None, ...]]
 
 
+class Pairs:
+    """The pairs of some queries and keys: their scores and derivatives, one tile at a time.
+
+    This one asks :meth:`Score.compare` and autograd. A score that knows how to do it in less
+    time or memory returns a kind of its own from :meth:`Score.pairs`.
+
+    Attributes
+    ----------
+    features
+        How many numbers are held for each pair while its score is made.
+    """
+
+    def __init__(self, score: "TwoHalves", q: Tensor, k: Tensor) -> None:
+        self.score, self.q, self.k = score, q, k
+        self.features = q.shape[-1]
+
+    def scores(self, tile: "Tile") -> Float[Tensor, "batch rows columns"]:
+        """Scores in a tile, in a tensor that the caller may write to."""
+        return self.score.compare(self.q[tile.batch, tile.rows], self.k[tile.batch, tile.columns])
+
+    def vjp(self, tile: "Tile") -> tuple[Float[Tensor, "batch rows columns"], PullBack]:
+        """Scores, and a function from their gradient to those of all they depend on.
+
+        The function returns the gradients of ``q`` and ``k`` in the tile and of each of the
+        score's parameters, None for one that is not used.
+        """
+        wanted = [parameter for parameter in self.score.parameters() if parameter.requires_grad]
+        with torch.enable_grad():
+            q = self.q[tile.batch, tile.rows].detach().requires_grad_()
+            k = self.k[tile.batch, tile.columns].detach().requires_grad_()
+            scores = self.score.compare(q, k)
+
+        def pull_back(d_scores: Tensor) -> tuple[Tensor | None, ...]:
+            found = torch.autograd.grad(scores, [q, k, *wanted], d_scores, allow_unused=True)
+            of_wanted = dict(zip(map(id, wanted), found[2:], strict=True))
+            return *found[:2], *(of_wanted.get(id(p)) for p in self.score.parameters())
+
+        return scores.detach(), pull_back
+
+
+class _DotProducts(Pairs):
+    """Pairs whose score is a scaled dot product."""
+
+    def __init__(self, scale: float, q: Tensor, k: Tensor) -> None:
+        self.scale, self.q, self.k = scale, q, k
+        self.features = 1
+
+    def scores(self, tile: "Tile") -> Float[Tensor, "batch rows columns"]:
+        q = self.q[tile.batch, tile.rows] * self.scale
+        return q @ self.k[tile.batch, tile.columns].mT
+
+    def vjp(self, tile: "Tile") -> tuple[Float[Tensor, "batch rows columns"], PullBack]:
+        q, k = self.q[tile.batch, tile.rows], self.k[tile.batch, tile.columns]
+
+        def pull_back(d_scores: Tensor) -> tuple[Tensor | None, ...]:
+            d_scores = d_scores * self.scale
+            return d_scores @ k, d_scores.mT @ q
+
+        return self.scores(tile), pull_back
+
+
 @runtime_checkable
 class TwoHalves(Protocol):
-    """What streaming asks of a :class:`~d2lattn.Score`: its halves, and a derivative."""
+    """What streaming asks of a :class:`~d2lattn.Score`: its halves, and its pairs."""
 
     def project(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]: ...
     def compare(self, q: Tensor, k: Tensor) -> Tensor: ...
-    def vjp(self, q: Tensor, k: Tensor) -> tuple[Tensor, PullBack]: ...
+    def pairs(self, q: Tensor, k: Tensor) -> Pairs: ...
     def as_dot_product(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float] | None: ...
     def parameters(self) -> Iterator[Parameter]: ...
 
@@ -127,22 +189,22 @@ def stream_attention(
         return _by_rows(score, queries, keys, values, valid_lens, mask, dropout)
 
     q, k = (at_least_float32(tokens) for tokens in score.project(queries, keys))
-    dtype = torch.promote_types(q.dtype, at_least_float32(values).dtype)
+    wide = torch.promote_types(q.dtype, values.dtype)
+    pairs: Callable[[Tensor, Tensor], Pairs] = score.pairs
+    parameters = list(score.parameters())
     disguised = score.as_dot_product(q, k)
-    if disguised is not None and dropout == 0 and _is_fused(q) and 0 not in shape:
+    if disguised is not None:
         q, k, scale = disguised
-        output, logsumexp = _Fused.apply(
-            scale, _Masks(shape, valid_lens, mask), *(_flat(x, dtype) for x in (q, k, values))
-        )
+        pairs, parameters = partial(_DotProducts, scale), []
+    tokens = [_flat(x, torch.promote_types(q.dtype, wide)) for x in (q, k, values)]
+    if disguised is not None and dropout == 0 and _is_fused(q) and 0 not in shape:
+        output, logsumexp = _Fused.apply(scale, _Masks(shape, valid_lens, mask), *tokens)
     else:
-        features = q.shape[-1] if disguised is None else 1  # of a pair, while it is compared
-        plan = _Plan(shape, features, valid_lens, mask, dropout)
-        output, logsumexp = _Tiled.apply(
-            score, plan, *(_flat(x, dtype) for x in (q, k, values)), *score.parameters()
-        )
+        plan = _Plan(shape, valid_lens, mask, dropout)
+        output, logsumexp = _Tiled.apply(pairs, plan, *tokens, *parameters)
     return StreamOutput(
         output.reshape(*shape[:-1], values.shape[-1]).to(values.dtype),
-        logsumexp.reshape(shape[:-1]),
+        logsumexp.reshape(shape[:-1]).to(wide),
     )
 
 
@@ -215,7 +277,9 @@ def _flat(tokens: Tensor, dtype: torch.dtype) -> Float[Tensor, "batch tokens fea
     return tokens.to(dtype).reshape(math.prod(tokens.shape[:-2]), *tokens.shape[-2:])
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
+    """Some queries (rows) and keys (columns) of some of the batch, and their place."""
+
     batch: slice
     rows: slice
     columns: slice
@@ -228,17 +292,12 @@ class _Plan:
     def __init__(
         self,
         shape: tuple[int, ...],
-        features: int,
         valid_lens: Tensor | None,
         mask: Tensor | None,
         dropout: float,
     ) -> None:
         *batch, self.num_queries, self.num_keys = shape
         self.num_batch = math.prod(batch)
-        self.columns = max(1, min(_KEYS_OF_A_TILE, self.num_keys))
-        rows = _ELEMENTS_OF_A_TILE // (self.columns * features)
-        self.rows = max(1, min(rows, self.num_queries))
-        self.batch = max(1, _ELEMENTS_OF_A_TILE // (self.rows * self.columns * features))
         self.lens, self.mask = None, None
         if valid_lens is not None:  # (batch, 1 or queries)
             self.lens = valid_lens.long().reshape(
@@ -252,24 +311,27 @@ class _Plan:
         self.dropout = dropout
         self.seed = int(torch.randint(2**62, ())) if dropout > 0 else 0
 
-    def blocks(self) -> Iterator[tuple[slice, slice]]:
-        """Slices of the batch and of the queries."""
-        for start in range(0, self.num_batch, self.batch):
-            for row in range(0, self.num_queries, self.rows):
-                yield slice(start, start + self.batch), slice(row, row + self.rows)
+    def blocks(self, features: int) -> Iterator[tuple[slice, slice]]:
+        """Slices of the batch and of the queries, for so many numbers held for each pair."""
+        per_row = min(_KEYS_OF_A_TILE, max(1, self.num_keys)) * features
+        rows = max(1, min(_ELEMENTS_OF_A_TILE // per_row, self.num_queries))
+        size = max(1, _ELEMENTS_OF_A_TILE // (rows * per_row))
+        for start in range(0, self.num_batch, size):
+            for row in range(0, self.num_queries, rows):
+                yield slice(start, start + size), slice(row, row + rows)
 
-    def tiles(self, batch: slice, rows: slice) -> Iterator[_Tile]:
+    def tiles(self, batch: slice, rows: slice) -> Iterator[Tile]:
         """The tiles of a block, up to where its longest valid length ends."""
         stop = self.num_keys
         if self.lens is not None and has_values(self.lens):
             lens = self.lens[batch]
             stop = int((lens if lens.shape[1] == 1 else lens[:, rows]).amax())
         number = (batch.start * self.num_queries + rows.start) * (self.num_keys + 1)
-        for column in range(0, stop, self.columns):
-            columns = slice(column, min(column + self.columns, stop))
-            yield _Tile(batch, rows, columns, number + column)
+        for column in range(0, stop, _KEYS_OF_A_TILE):
+            columns = slice(column, min(column + _KEYS_OF_A_TILE, stop))
+            yield Tile(batch, rows, columns, number + column)
 
-    def hidden(self, tile: _Tile) -> Bool[Tensor, "batch rows columns"] | None:
+    def hidden(self, tile: Tile) -> Bool[Tensor, "batch rows columns"] | None:
         """Which scores of a tile do not count; None where all do."""
         hidden = None
         if self.lens is not None:
@@ -284,7 +346,7 @@ class _Plan:
             hidden = masked if hidden is None else hidden | masked
         return hidden
 
-    def kept(self, tile: _Tile, like: Tensor) -> Tensor:
+    def kept(self, tile: Tile, like: Tensor) -> Tensor:
         """Factors of dropout, the same whenever the tile is made again."""
         generator = torch.Generator(like.device).manual_seed((self.seed + tile.number) % 2**63)
         kept = torch.rand(like.shape, generator=generator, device=like.device) >= self.dropout
@@ -297,16 +359,22 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        score: TwoHalves, plan: _Plan, q: Tensor, k: Tensor, v: Tensor, *params: Tensor
+        make_pairs: Callable[[Tensor, Tensor], Pairs],
+        plan: _Plan,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *params: Tensor,
     ) -> tuple[Tensor, Tensor]:
+        pairs = make_pairs(q, k)
         output = v.new_zeros(*q.shape[:2], v.shape[-1])
         logsumexp = v.new_full(q.shape[:2], -math.inf)
-        for batch, rows in plan.blocks():
+        for batch, rows in plan.blocks(pairs.features):
             sums = output[batch, rows]  # a view, filled in place
             top = logsumexp[batch, rows].clone()
             total = torch.zeros_like(top)
             for tile in plan.tiles(batch, rows):
-                scores = score.compare(q[batch, rows], k[batch, tile.columns])
+                scores = pairs.scores(tile)
                 hidden = plan.hidden(tile)
                 if hidden is not None:
                     scores = scores.masked_fill_(hidden, -math.inf)
@@ -325,23 +393,23 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.score, ctx.plan, q, k, v, *params = inputs
+        ctx.make_pairs, ctx.plan, q, k, v, *params = inputs
         ctx.save_for_backward(q, k, v, *output, *params)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_output: Tensor, d_logsumexp: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, output, logsumexp, *params = ctx.saved_tensors
-        score, plan = ctx.score, ctx.plan
+        plan, pairs = ctx.plan, ctx.make_pairs(q, k)
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         d_params: list[Tensor | None] = [None] * len(params)
         # d score = weight * (d weight - sum of weight * d weight + d logsumexp)
         empty = logsumexp == -math.inf
         anchor = logsumexp.masked_fill(empty, 0.0).unsqueeze(-1)
         shift = d_logsumexp.masked_fill(empty, 0.0) - (d_output * output).sum(dim=-1)
-        for batch, rows in plan.blocks():
+        for batch, rows in plan.blocks(pairs.features):
             for tile in plan.tiles(batch, rows):
-                scores, pull_back = score.vjp(q[batch, rows], k[batch, tile.columns])
+                scores, pull_back = pairs.vjp(tile)
                 hidden = plan.hidden(tile)
                 if hidden is not None:
                     scores = scores.masked_fill(hidden, -math.inf)

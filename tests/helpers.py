@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import d2lattn.additive
 import d2lattn.attention
 import d2lattn.streaming
 from d2lattn import (
@@ -148,8 +149,14 @@ def softmax_by_hand(scores: list[float]) -> list[float]:
     return [exponential / sum(exponentials) for exponential in exponentials]
 
 
-def stream_in_tiles(monkeypatch: pytest.MonkeyPatch, elements: int, keys: int = 3) -> None:
-    """Without weights, attention of any size goes by tiles of so many elements and keys."""
-    monkeypatch.setattr(d2lattn.attention, "_SCORES_AT_ONCE", 0)
-    monkeypatch.setattr(d2lattn.streaming, "_ELEMENTS_OF_A_TILE", elements)
-    monkeypatch.setattr(d2lattn.streaming, "_KEYS_OF_A_TILE", keys)
+def make_tiles(patch: pytest.MonkeyPatch, elements: int, keys: int) -> None:
+    """Streaming goes by tiles of so many elements and keys."""
+    patch.setattr(d2lattn.streaming, "_ELEMENTS_OF_A_TILE", elements)
+    patch.setattr(d2lattn.streaming, "_KEYS_OF_A_TILE", keys)
+    patch.setattr(d2lattn.additive, "_ELEMENTS_OF_THE_BUFFER", 2 * elements)
+
+
+def stream_in_tiles(patch: pytest.MonkeyPatch, elements: int, keys: int = 3) -> None:
+    """The same, and without weights attention of any size streams."""
+    patch.setattr(d2lattn.attention, "_SCORES_AT_ONCE", 0)
+    make_tiles(patch, elements, keys)

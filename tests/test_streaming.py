@@ -31,6 +31,7 @@ from tests.helpers import (
     close,
     gradients,
     in_float64,
+    make_tiles,
     normal,
     peak_bytes,
 )
@@ -90,8 +91,7 @@ def test_streaming_gives_the_values_and_gradients_of_the_plain_formula(name, pro
     inputs = inputs_of(*batch, num_queries=num_queries, num_keys=num_keys, requires_grad=True)
     wanted = [*inputs, *score.parameters()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(d2lattn.streaming, "_ELEMENTS_OF_A_TILE", elements)
-        patch.setattr(d2lattn.streaming, "_KEYS_OF_A_TILE", columns)
+        make_tiles(patch, elements, columns)
         streamed = stream_attention(score, *inputs, lens, mask=mask)
         output, logsumexp = plain(score, *inputs, lens, mask)
         close(streamed.output, output)
@@ -122,8 +122,7 @@ def test_every_dtype_streams_to_its_own_dtype_and_the_float64_result(dtype, ever
 @pytest.fixture(params=[(1, 1), (60, 4), (2**18, 256)], ids=str)
 def every_tile(request, monkeypatch):
     """Tiles of one pair, of a few, and of all."""
-    monkeypatch.setattr(d2lattn.streaming, "_ELEMENTS_OF_A_TILE", request.param[0])
-    monkeypatch.setattr(d2lattn.streaming, "_KEYS_OF_A_TILE", request.param[1])
+    make_tiles(monkeypatch, *request.param)
 
 
 @every_score
