@@ -7,7 +7,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Self
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks.measure import Estimate
 
@@ -142,40 +147,34 @@ def _grouped(lines: Iterable[Line]) -> Iterable[list[str]]:
 
 def draw(lines: Sequence[Line], saved: Mapping[str, Any], path: Path) -> None:
     """How much of each target was used, and how time and memory grow."""
-    import matplotlib as mpl
+    judged = [line for line in lines if line.share]
+    curves = [run["extra_info"].get("growth") for run in saved["benchmarks"]]
+    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(12, 1.5 + 0.42 * max(9, len(judged))), layout="constrained")
+        axes = figure.subplot_mosaic([["targets", "seconds"], ["targets", "extra_bytes"]])
+        _draw_shares(axes["targets"], judged)
+        for name, label in (("seconds", "seconds"), ("extra_bytes", "extra memory, bytes")):
+            for curve in filter(None, curves):
+                axes[name].plot(curve["lengths"], curve[name], "o-", label=curve["method"])
+            axes[name].set(xlabel="length", ylabel=label, xscale="log", yscale="log")
+            if any(curves):
+                axes[name].legend(frameon=False)
+        figure.savefig(path)
 
-    mpl.use("svg")
-    import matplotlib.pyplot as plt
 
-    judged = [line for line in lines if line.share is not None]
-    grown = [run["extra_info"]["growth"] for run in saved["benchmarks"]
-             if run["extra_info"].get("growth", {}).get("lengths")]  # fmt: skip
-    fig, axes = plt.subplot_mosaic(
-        [["targets", "seconds"], ["targets", "extra_bytes"]],
-        figsize=(13, 1.5 + 0.32 * max(12, len(judged))),
-        width_ratios=[1, 1.1],
-        layout="constrained",
-    )
-    ax = axes["targets"]
-    shares = [line.share or 0.0 for line in judged]
-    colours = ["tab:green" if share <= 1 else "tab:red" for share in shares]
-    names = [
-        f"{line.work[:44]}\n{': '.join(filter(None, line.cells[1:2]))[:64]}" for line in judged
-    ]
-    ax.barh(range(len(judged)), [max(s, 1e-4) for s in shares], color=colours, height=0.6)
-    ax.set_yticks(range(len(judged)), names, fontsize=6)
+def _draw_shares(ax: Axes, lines: Sequence[Line]) -> None:
+    """Bars from what the target allows: to the left where it was met, else to the right."""
+    places = range(len(lines))
+    beyond = [(line.share or 1.0) - 1.0 for line in lines]
+    colours = ["tab:blue" if line.met == "met" else "tab:orange" for line in lines]
+    ax.barh(places, beyond, left=1.0, color=colours, height=0.6)
+    names = [fill(f"{line.cells[0]} — {line.cells[1]}".replace("`", ""), 70) for line in lines]
+    ax.set_yticks(places, names, fontsize=6)
     ax.invert_yaxis()
-    ax.set_xscale("log")
     ax.axvline(1.0, color="black", linewidth=1)
-    ax.set_xlabel("share of what the target allows (left of 1: met)")
-    for name, label in (("seconds", "seconds"), ("extra_bytes", "extra memory, bytes")):
-        for curve in grown:
-            axes[name].loglog(curve["lengths"], curve[name], "o-", label=curve["method"])
-        axes[name].set(xlabel="length", ylabel=label)
-        if grown:
-            axes[name].legend(frameon=False, fontsize=8)
-    fig.savefig(path)
-    plt.close(fig)
+    ax.set(
+        xscale="log", xlabel="share of what the target allows; met to the left of the line, at 1"
+    )
 
 
 def report(folder: Path) -> str:

@@ -48,7 +48,7 @@ def test_the_textbook_has_the_same_gradients() -> None:
 
 
 def test_statsmodels_chooses_the_same_bandwidth() -> None:
-    contestants = works.bandwidth(length=60)
+    contestants = works.bandwidth(length=30)
     ours, theirs = contestants[works.OURS](), contestants["statsmodels"]()
     assert ours == pytest.approx(theirs, rel=0.05)  # both search, neither exhaustively
 
