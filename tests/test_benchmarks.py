@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import bench_targets, measure, works
+from benchmarks import bench_targets, measure, peers, works
 from benchmarks.measure import ROOT, Estimate, Fresh, Growth, exponent, ratio
 from benchmarks.report import Line, as_markdown, as_text, draw, lines_of, quantity
 from tests.helpers import close
@@ -54,8 +54,6 @@ def test_statsmodels_chooses_the_same_bandwidth() -> None:
 
 
 def test_a_floor_computes_as_many_elements_as_it_says() -> None:
-    from benchmarks import peers
-
     seen: list[int] = []
 
     def count(piece: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -64,6 +62,11 @@ def test_a_floor_computes_as_many_elements_as_it_says() -> None:
 
     peers.floor(count, 3 * peers.PIECE)()
     assert seen == [peers.PIECE] * 3
+
+
+def test_without_keops_the_table_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    assert "pip install -e '.[keops]'" in peers.why_no_keops()
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.1])
