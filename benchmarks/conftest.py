@@ -9,9 +9,12 @@ import pytest
 import torch
 from tqdm import tqdm
 
+LOAD = os.getloadavg()[0]  # before anything runs: what others were doing
+
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     machine_info["cores"] = os.cpu_count()
+    machine_info["load"] = LOAD
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
 

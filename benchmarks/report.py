@@ -110,10 +110,10 @@ def machine_of(saved: Mapping[str, Any]) -> str:
     machine, when = saved["machine_info"], saved["datetime"][:16]
     return (
         f"{machine['cpu'].get('brand_raw', machine['machine'])}, {machine['cores']} cores, "
-        f"{machine['threads']} threads; torch {machine['torch']}, Python "
-        f"{machine['python_version']}; {when}. Medians, with the lowest and highest run. Times "
-        "of one line are from the same process, in turns; memory is the peak resident set of a "
-        "fresh process minus what it held before."
+        f"{machine['threads']} threads, load {machine['load']:.1f} before; "
+        f"torch {machine['torch']}, Python {machine['python_version']}; {when}. "
+        "Medians, with the lowest and highest run. Times of one line are from the same process, "
+        "in turns; memory is the peak resident set of a fresh process minus what it held before."
     )
 
 
