@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 BUILD := $(BIN)/jupyter-book build . -W -n --keep-going --all
 
 .DEFAULT_GOAL := help
-.PHONY: help book test refresh serve lint lock clean
+.PHONY: help book test bench refresh serve lint lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -20,6 +20,9 @@ book: $(READY)  ## build the book; every warning is an error
 
 test: $(READY)  ## run every test and every chapter; ARGS="-k masking" for a part
 	$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)
+
+bench: $(READY)  ## time and memory against peers and floors, 10 minutes; ARGS="-k additive"
+	$(BIN)/python -m benchmarks $(ARGS)
 
 refresh: $(READY)  ## run the chapters again and store the outputs that changed; ARGS="01" for one
 	$(BIN)/python -m tests.gate.refresh $(ARGS)

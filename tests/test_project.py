@@ -39,8 +39,9 @@ def test_the_lock_holds_every_dependency_within_its_range() -> None:
         ).version
         for line in LOCK[1:]
     }
-    extras = PROJECT["optional-dependencies"].values()
-    for requirement in map(Requirement, chain(PROJECT["dependencies"], *extras)):
+    extras = dict(PROJECT["optional-dependencies"])
+    del extras["keops"]  # needs a compiler: whoever wants this peer installs it
+    for requirement in map(Requirement, chain(PROJECT["dependencies"], *extras.values())):
         if requirement.name == PROJECT["name"]:
             continue
         assert requirement.name.lower() in locked, f"{requirement} is not locked"

@@ -1,0 +1,214 @@
+"""The works of the table, each with its targets. `make bench ARGS="-k additive"` runs some.
+
+What runs in fresh processes is only bracketed by pytest-benchmark's clock, which saves what else
+was measured beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+import pytest
+
+from benchmarks import peers
+from benchmarks.measure import Estimate, Fresh, Growth, exponent, fresh, growth, in_turns, ratio
+from benchmarks.report import Line, quantity
+from benchmarks.works import OURS
+
+DOT_PRODUCT = "`DotProductAttention(need_weights=False)`, batch 8 × 1024 × 64, no mask / lengths"
+GAUSSIAN = "`NadarayaWatson.predict`, Gaussian, n = m = 100 000, one dimension"
+SELECTION = "`select_bandwidth`, n = 10 000, 30 candidates"
+COMPACT = "compact kernel, n = m = 1 000 000, window holding 1 % of the points or fewer"
+
+# From where the linear part of memory can be seen to what takes seconds.
+GROWTH: dict[str, dict[str, Any]] = {
+    "dot product": {
+        "work": "dot_product", "lengths": [4096, 8192, 16384, 32768], "batch": 1, "repeats": 3,
+    },
+    "additive": {
+        "work": "additive", "lengths": [2048, 4096, 8192, 16384], "batch": 1, "hidden": 16,
+    },
+    "gaussian": {"work": "gaussian", "lengths": [12_500, 25_000, 50_000, 100_000]},
+    "selection": {
+        "work": "bandwidth", "lengths": [2500, 5000, 10_000, 20_000], "candidates": 2,
+    },
+    "compact": {
+        "work": "compact", "lengths": [125_000, 250_000, 500_000, 1_000_000], "limit": 90.0,
+    },
+}  # fmt: skip
+
+Tell = Callable[..., None]
+Times = dict[str, list[float]]
+
+
+@pytest.fixture
+def tell(benchmark: Any) -> Tell:
+    """Put a line into the table."""
+
+    def tell(work: str, **line: Any) -> None:
+        benchmark.extra_info.setdefault("lines", []).append(asdict(Line(work, **line)))
+
+    return tell
+
+
+def faster(times: Times, peer: str) -> dict[str, Any]:
+    """How many times faster ours is than a peer."""
+    return {"measured": ratio(times[peer], times[OURS]), "unit": "×", "note": _both(times, peer)}
+
+
+def slower(times: Times, peer: str) -> dict[str, Any]:
+    """How many times the time of a peer, or of a floor, ours takes."""
+    return {"measured": ratio(times[OURS], times[peer]), "unit": "×", "note": _both(times, peer)}
+
+
+def _both(times: Times, peer: str) -> str:
+    ours, other = (quantity(median(times[name]), "s") for name in (OURS, peer))
+    return f"{ours} against {other}" + (", run once" if len(times[peer]) == 1 else "")
+
+
+def in_fresh_processes(
+    benchmark: Any, measure: Callable[..., Any], *args: Any, **options: Any
+) -> Any:
+    """What a measurement found that was made elsewhere."""
+    return benchmark.pedantic(measure, args=args, kwargs=options, rounds=1)
+
+
+def tell_growth(tell: Tell, work: str, target: str, what: str, grown: Growth, **line: Any) -> None:
+    """The exponent of time or memory."""
+    amounts, unit, at_most = (
+        (grown.seconds, "s", 2.1) if what == "time" else (grown.extra_bytes, "B", 1.1)
+    )
+    if not grown.failure:
+        line["measured"] = Estimate.of([exponent(grown.lengths, amounts)])
+    found = ", ".join(quantity(amount, unit) for amount in amounts)
+    lengths = ", ".join(f"{length:,}".replace(",", " ") for length in grown.lengths)
+    line["note"] = grown.failure or f"{found} at {lengths}"
+    tell(work, target=target, at_most=at_most, **line)
+
+
+def tell_time(tell: Tell, work: str, target: str, at_most: float, run: Fresh) -> None:
+    """Seconds, if it finished."""
+    measured = None if run.failure else Estimate.of(run.seconds)
+    tell(work, target=target, at_most=at_most, unit="s", measured=measured, note=run.failure)
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["no mask", "lengths"])
+def test_dot_product_time(benchmark: Any, tell: Tell, lengths: bool) -> None:
+    target = "at most 1.10 × the time of SDPA called directly in its fused layout"
+    part = "lengths" if lengths else "no mask"
+    times = in_turns(benchmark, "dot_product", 50, against=["SDPA"], lengths=lengths, length=1024)
+    tell(DOT_PRODUCT, target=target, part=part, at_most=1.10, **slower(times, "SDPA"))
+
+
+@pytest.mark.parametrize("peer", ["MultiheadAttention's core", "textbook"])
+def test_dot_product_time_of(benchmark: Any, tell: Tell, peer: str) -> None:
+    times = in_turns(benchmark, "dot_product", 15, against=[peer], length=1024)
+    tell(DOT_PRODUCT, part=f"no mask, times faster than {peer}", **faster(times, peer))
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["no mask", "lengths"])
+def test_dot_product_memory(benchmark: Any, tell: Tell, lengths: bool) -> None:
+    batch, length, width = 8, 8192, 64
+    sizes = {"batch": batch, "length": length, "width": width, "lengths": lengths}
+    run = in_fresh_processes(benchmark, fresh, "dot_product", **sizes)
+    tell(
+        "the same at 8192 × 8192",
+        target="extra memory below 3 × (queries + keys) × width × 4 bytes + 32 MB",
+        part=f"batch {batch}, " + ("lengths" if lengths else "no mask"),
+        at_most=3 * 2 * batch * length * width * 4 + 32e6,
+        unit="B",
+        measured=None if run.failure else Estimate.of([run.extra_bytes]),
+        note=run.failure,
+    )
+
+
+def test_additive_forward(benchmark: Any, tell: Tell) -> None:
+    work = "`AdditiveAttention(need_weights=False)`, batch 4, 512 × 512, hidden 64, forward"
+    times = in_turns(benchmark, "additive", 7, against=["textbook", "floor"], length=512)
+    target = "at least 4 × faster than the textbook broadcast"
+    tell(work, target=target, at_least=4, **faster(times, "textbook"))
+    target = "at most 1.8 × the floor (`tanh` over as many elements in cache-sized pieces)"
+    tell(work, target=target, at_most=1.8, **slower(times, "floor"))
+
+
+def test_additive_forward_and_backward(benchmark: Any, tell: Tell) -> None:
+    times = in_turns(benchmark, "additive", 5, against=["textbook"], length=512, backward=True)
+    target = "at least 2 × faster than the textbook broadcast"
+    tell("the same, forward and backward", target=target, at_least=2, **faster(times, "textbook"))
+
+
+def test_additive_memory(benchmark: Any, tell: Tell) -> None:
+    sizes = {"batch": 8, "length": 512, "hidden": 256, "backward": True}
+    ours = in_fresh_processes(benchmark, fresh, "additive", **sizes)
+    broadcast = fresh("additive", "textbook", **sizes)
+    failure = ours.failure or broadcast.failure
+    line: dict[str, Any] = {"note": failure}
+    if not failure:
+        line["measured"] = Estimate.of([ours.extra_bytes / broadcast.extra_bytes])
+        line["note"] = " against ".join(quantity(run.extra_bytes, "B") for run in (ours, broadcast))
+    tell(
+        "the same at batch 8, 512 × 512, hidden 256, forward and backward",
+        target="extra memory at most 1/50 of the broadcast's",
+        at_most=1 / 50,
+        unit="×",
+        **line,
+    )
+
+
+def test_gaussian_prediction(benchmark: Any, tell: Tell) -> None:
+    missing = peers.why_no_keops()
+    others = ["blocks in cache", "floor"]
+    slow = [*([] if missing else ["KeOps"]), "blocked softmax"]
+    times = in_turns(benchmark, "gaussian", 3, against=others, once=slow, length=100_000)
+    keops = {"note": missing, "unit": "×"} if missing else faster(times, "KeOps")
+    tell(GAUSSIAN, target="at least 8 × faster than PyKeOps on the CPU", at_least=8, **keops)
+    blocks = {
+        "blocked softmax": "1000 queries at a time",
+        "blocks in cache": "8 queries at a time, which stay in cache",
+    }
+    for peer, part in blocks.items():
+        target = "20 × than a blocked softmax"
+        tell(GAUSSIAN, target=target, part=part, at_least=20, **faster(times, peer))
+    target = "at most 3 × the floor (`exp` of every pair) at bandwidth 0.2 on [0, 5]"
+    tell(GAUSSIAN, target=target, at_most=3, **slower(times, "floor"))
+
+
+def test_gaussian_memory(benchmark: Any, tell: Tell) -> None:
+    grown = in_fresh_processes(benchmark, growth, **GROWTH["gaussian"])
+    tell_growth(tell, GAUSSIAN, "memory linear in n", "memory", grown)
+
+
+def test_selection(benchmark: Any, tell: Tell) -> None:
+    run = in_fresh_processes(benchmark, fresh, "bandwidth", length=10_000, candidates=30)
+    tell_time(tell, SELECTION, "under 30 s", 30, run)
+    grown = growth(**GROWTH["selection"])  # memory does not depend on the number of candidates
+    tell_growth(tell, SELECTION, "memory linear in n", "memory", grown)
+
+
+def test_selection_against_statsmodels(benchmark: Any, tell: Tell) -> None:
+    times = in_turns(benchmark, "bandwidth", 3, against=["statsmodels"], length=1000)
+    target = "at n = 1000 at least 50 × faster than statsmodels' `cv_ls`"
+    tell(SELECTION, target=target, at_least=50, **faster(times, "statsmodels"))
+
+
+def test_compact_kernel(benchmark: Any, tell: Tell) -> None:
+    grown = in_fresh_processes(benchmark, growth, **GROWTH["compact"])
+    tell_time(tell, COMPACT, "finishes in under 60 s", 60, grown.runs[-1])
+    tell_growth(tell, COMPACT, "memory linear in n", "memory", grown)
+
+
+@pytest.mark.parametrize("method", ["dot product", "additive", "gaussian", "compact"])
+def test_growth(benchmark: Any, tell: Tell, method: str) -> None:
+    grown = in_fresh_processes(benchmark, growth, **GROWTH[method])
+    benchmark.extra_info["growth"] = {
+        "method": method,
+        "lengths": grown.lengths[: len(grown.seconds)],
+        "seconds": grown.seconds,
+        "extra_bytes": grown.extra_bytes,
+    }
+    work, part = "growth of time with length", {"part": method}
+    tell_growth(tell, work, "exponent at most 2.1", "time", grown, **part)
+    tell_growth(tell, work, "of memory at most 1.1", "memory", grown, **part)
