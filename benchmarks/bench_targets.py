@@ -189,7 +189,7 @@ def test_selection(benchmark: Any, tell: Tell) -> None:
 
 
 def test_selection_against_statsmodels(benchmark: Any, tell: Tell) -> None:
-    times = in_turns(benchmark, "bandwidth", 3, against=["statsmodels"], length=1000)
+    times = in_turns(benchmark, "bandwidth", 3, against=["statsmodels"], length=1000, candidates=30)
     target = "at n = 1000 at least 50 × faster than statsmodels' `cv_ls`"
     tell(SELECTION, target=target, at_least=50, **faster(times, "statsmodels"))
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -29,6 +29,8 @@ __all__ = ["StreamOutput", "merge_attention", "stream_attention"]
 # What a tile holds, in elements: 1 MB in float32, which stays in a core's cache.
 _ELEMENTS_OF_A_TILE = 2**18
 _KEYS_OF_A_TILE = 256
+# Fewer are not worth calling the fused kernel once more.
+_SCORES_WORTH_A_CALL = 2**16
 
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 PullBack = Callable[[Tensor], tuple[Tensor | None, ...]]
@@ -189,23 +191,39 @@ def stream_attention(
         return _by_rows(score, queries, keys, values, valid_lens, mask, dropout)
 
     q, k = (at_least_float32(tokens) for tokens in score.project(queries, keys))
-    wide = torch.promote_types(q.dtype, values.dtype)
-    pairs: Callable[[Tensor, Tensor], Pairs] = score.pairs
-    parameters = list(score.parameters())
     disguised = score.as_dot_product(q, k)
     if disguised is not None:
-        q, k, scale = disguised
-        pairs, parameters = partial(_DotProducts, scale), []
-    tokens = [_flat(x, torch.promote_types(q.dtype, wide)) for x in (q, k, values)]
-    if disguised is not None and dropout == 0 and _is_fused(q) and 0 not in shape:
-        output, logsumexp = _Fused.apply(scale, _Masks(shape, valid_lens, mask), *tokens)
+        streamed = stream_dot_products(*disguised, values, valid_lens, mask=mask, dropout=dropout)
     else:
         plan = _Plan(shape, valid_lens, mask, dropout)
-        output, logsumexp = _Tiled.apply(pairs, plan, *tokens, *parameters)
-    return StreamOutput(
-        output.reshape(*shape[:-1], values.shape[-1]).to(values.dtype),
-        logsumexp.reshape(shape[:-1]).to(wide),
-    )
+        tokens = _flat(q, k, values)
+        streamed = _Tiled.apply(score.pairs, plan, *tokens, *score.parameters())
+    return _shaped(streamed, shape, values, torch.promote_types(q.dtype, values.dtype))
+
+
+def stream_dot_products(
+    queries: Float[Tensor, "*batch queries features"],
+    keys: Float[Tensor, "*batch keys features"],
+    scale: float,
+    values: Float[Tensor, "*batch keys value_features"],
+    valid_lens: Int[Tensor, "..."] | None = None,
+    *,
+    mask: Bool[Tensor, "..."] | None = None,
+    dropout: float = 0.0,
+) -> StreamOutput:
+    """:func:`stream_attention` for a scaled dot product, of arguments that were checked before.
+
+    The logsumexp has at least the dtype of the queries.
+    """
+    shape = (*queries.shape[:-1], keys.shape[-2])
+    tokens = _flat(queries, keys, values)
+    if dropout == 0 and _is_fused(queries) and 0 not in shape:
+        attend = _Fused.apply if wants_gradients(*tokens) else _Fused.forward
+        streamed = attend(scale, _Masks(shape, valid_lens, mask), *tokens)
+    else:
+        plan = _Plan(shape, valid_lens, mask, dropout)
+        streamed = _Tiled.apply(partial(_DotProducts, scale), plan, *tokens)
+    return _shaped(streamed, shape, values, tokens[0].dtype)
 
 
 def merge_attention(parts: Iterable[tuple[Tensor, Tensor]]) -> StreamOutput:
@@ -272,9 +290,21 @@ def merge_attention(parts: Iterable[tuple[Tensor, Tensor]]) -> StreamOutput:
     )
 
 
-def _flat(tokens: Tensor, dtype: torch.dtype) -> Float[Tensor, "batch tokens features"]:
-    """Tokens in one dtype with all batch axes in one."""
-    return tokens.to(dtype).reshape(math.prod(tokens.shape[:-2]), *tokens.shape[-2:])
+def _flat(*tokens: Tensor) -> list[Float[Tensor, "batch tokens features"]]:
+    """Tokens in one dtype, at least float32, with all batch axes in one."""
+    dtype = reduce(torch.promote_types, (x.dtype for x in tokens), torch.float32)
+    return [x.to(dtype).reshape(math.prod(x.shape[:-2]), *x.shape[-2:]) for x in tokens]
+
+
+def _shaped(
+    streamed: tuple[Tensor, Tensor], shape: tuple[int, ...], values: Tensor, wide: torch.dtype
+) -> StreamOutput:
+    """With all batch axes, the output in the dtype of the values."""
+    output, logsumexp = streamed
+    return StreamOutput(
+        output.reshape(*shape[:-1], values.shape[-1]).to(values.dtype),
+        logsumexp.reshape(shape[:-1]).to(wide),
+    )
 
 
 class Tile(NamedTuple):
@@ -432,26 +462,44 @@ class _Tiled(torch.autograd.Function):
 
 
 class _Masks(NamedTuple):
-    """Lengths and mask of scores ``(*batch, queries, keys)``, some queries at a time."""
+    """Lengths and mask of scores ``(*batch, queries, keys)``, some of them at a time."""
 
     shape: tuple[int, ...]
     valid_lens: Tensor | None
     mask: Tensor | None
 
-    def blocks(self) -> list[slice]:
-        """Slices of the queries: all at once, unless that would make a large mask."""
-        per_query = self.valid_lens is not None and self.valid_lens.ndim == len(self.shape) - 1
-        if per_query or (self.mask is not None and self.mask.ndim > 1 and self.mask.shape[-2] > 1):
-            return _row_tiles(self.shape)
-        return [slice(None)]
+    def blocks(self) -> Iterator[tuple[slice, slice, slice]]:
+        """Slices of the batch, the queries and the keys, outside of which nothing counts.
+
+        All at once, unless that would make a large mask, or lengths make it worth while to go
+        through the batch one by one.
+        """
+        batch, every = self.shape[:-2], slice(None)
+        if self.mask is None and self.valid_lens is not None and self.one_by_one:
+            lens = self.valid_lens.expand(batch).reshape(-1).tolist()
+            yield from ((slice(i, i + 1), every, slice(0, n)) for i, n in enumerate(lens) if n > 0)
+        else:
+            yield from ((every, rows, every) for rows in _row_tiles(*self))
+
+    @property
+    def one_by_one(self) -> bool:
+        *batch, num_queries, num_keys = self.shape
+        assert self.valid_lens is not None
+        per_batch = self.valid_lens.ndim == len(batch)
+        return per_batch and num_queries * num_keys >= _SCORES_WORTH_A_CALL
 
     def allowed(self, rows: slice) -> Bool[Tensor, "batch 1 #queries keys"] | None:
-        allowed = combine_masks(*_rows_of(rows, self.shape, self.valid_lens, self.mask), self.shape)
-        if allowed is None:
+        allowed = combine_masks(*_rows_of(rows, *self), self.shape)
+        if allowed is None or (self.mask is None and self.one_by_one):
             return None
         *batch, _, num_keys = self.shape
         allowed = allowed.expand(*batch, allowed.shape[-2], num_keys)
         return allowed.reshape(-1, 1, *allowed.shape[-2:])
+
+
+def wants_gradients(*tensors: Tensor) -> bool:
+    """Whether autograd follows what is done with any of them."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _is_fused(tokens: Tensor) -> bool:
@@ -468,17 +516,18 @@ class _Fused(torch.autograd.Function):
     def forward(
         scale: float, masks: _Masks, q: Tensor, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
-        output = v.new_empty(*q.shape[:2], v.shape[-1])
-        logsumexp = v.new_empty(q.shape[:2])
+        output = v.new_zeros(*q.shape[:2], v.shape[-1])
+        logsumexp = v.new_full(q.shape[:2], -math.inf)
         width = max(q.shape[-1], v.shape[-1])  # the kernel takes one width only
         wide_q, wide_k, wide_v = (_widened(tokens, width) for tokens in (q, k, v))
-        for rows in masks.blocks():
+        for batch, rows, columns in masks.blocks():
             bias, empty = _as_bias(masks.allowed(rows), q.dtype)
             out, log = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                wide_q[..., rows, :], wide_k, wide_v, attn_mask=bias, scale=scale
-            )
-            output[:, rows] = out[:, 0, :, : v.shape[-1]]
-            logsumexp[:, rows] = (
+                wide_q[batch, :, rows], wide_k[batch, :, columns], wide_v[batch, :, columns],
+                attn_mask=bias, scale=scale,
+            )  # fmt: skip
+            output[batch, rows] = out[:, 0, :, : v.shape[-1]]
+            logsumexp[batch, rows] = (
                 log[:, 0] if empty is None else log[:, 0].masked_fill(empty, -math.inf)
             )
         return output, logsumexp
@@ -507,24 +556,25 @@ class _Fused(torch.autograd.Function):
             # of which the values have none, makes it add d_logsumexp.
             wide_output[:, 0, :, v.shape[-1]] = -d_logsumexp.masked_fill(empty, 0.0)
             wide_d_output[:, 0, :, v.shape[-1]] = 1.0
-        dq = torch.empty_like(q)
-        dk, dv = torch.zeros_like(k), torch.zeros_like(v)
-        for rows in ctx.masks.blocks():
+        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for batch, rows, columns in ctx.masks.blocks():
             bias, _ = _as_bias(ctx.masks.allowed(rows), q.dtype)
             d_q, d_k, d_v = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                wide_d_output[..., rows, :], wide_q[..., rows, :], wide_k, wide_v,
-                wide_output[..., rows, :], logs[..., rows], 0.0, False,
+                wide_d_output[batch, :, rows], wide_q[batch, :, rows],
+                wide_k[batch, :, columns], wide_v[batch, :, columns],
+                wide_output[batch, :, rows], logs[batch, :, rows], 0.0, False,
                 attn_mask=bias, scale=ctx.scale,
             )  # fmt: skip
-            dq[:, rows] = d_q[:, 0, :, : q.shape[-1]]
-            dk += d_k[:, 0, :, : k.shape[-1]]
-            dv += d_v[:, 0, :, : v.shape[-1]]
+            dq[batch, rows] = d_q[:, 0, :, : q.shape[-1]]
+            dk[batch, columns] += d_k[:, 0, :, : k.shape[-1]]
+            dv[batch, columns] += d_v[:, 0, :, : v.shape[-1]]
         return None, None, dq, dk, dv
 
 
 def _widened(tokens: Tensor, width: int) -> Float[Tensor, "batch 1 tokens width"]:
     """Tokens with an axis for one head, and zeros up to a number of features."""
-    return pad(tokens.unsqueeze(1), (0, width - tokens.shape[-1]))
+    missing = width - tokens.shape[-1]
+    return pad(tokens.unsqueeze(1), (0, missing)) if missing else tokens.unsqueeze(1)
 
 
 def _as_bias(
@@ -575,7 +625,7 @@ def _by_rows(
             *_rows_of(rows, shape, valid_lens, mask),
             use_reentrant=False,
         )
-        for rows in _row_tiles(shape)
+        for rows in _some_rows(shape)
     ]
     outputs, logs = zip(*parts, strict=True)
     return StreamOutput(torch.cat(outputs, dim=-2), torch.cat(logs, dim=-1))
@@ -613,7 +663,7 @@ def _without_partner(
     """Queries that may attend to no key, and keys that no query may attend to."""
     *batch, num_queries, num_keys = shape
     busy, used = [], []
-    for rows in _row_tiles(shape):
+    for rows in _row_tiles(shape, valid_lens, mask):
         allowed = combine_masks(*_rows_of(rows, shape, valid_lens, mask), shape)
         assert allowed is not None
         num_rows = len(range(num_queries)[rows])
@@ -624,7 +674,17 @@ def _without_partner(
     return idle.unsqueeze(-1), padding.unsqueeze(-1)
 
 
-def _row_tiles(shape: tuple[int, ...]) -> list[slice]:
+def _row_tiles(
+    shape: tuple[int, ...], valid_lens: Tensor | None, mask: Tensor | None
+) -> list[slice]:
+    """Slices of the queries whose mask is as large as a tile: all, if the mask is that of one."""
+    per_query = valid_lens is not None and valid_lens.ndim == len(shape) - 1
+    if not per_query and (mask is None or mask.ndim < 2 or mask.shape[-2] == 1):
+        return [slice(None)]
+    return _some_rows(shape)
+
+
+def _some_rows(shape: tuple[int, ...]) -> list[slice]:
     """Slices of the queries that have as many scores, over all keys, as a tile has elements."""
     *batch, num_queries, num_keys = shape
     rows = max(1, _ELEMENTS_OF_A_TILE // max(1, math.prod(batch) * num_keys))

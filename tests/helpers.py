@@ -153,6 +153,7 @@ def make_tiles(patch: pytest.MonkeyPatch, elements: int, keys: int) -> None:
     """Streaming goes by tiles of so many elements and keys."""
     patch.setattr(d2lattn.streaming, "_ELEMENTS_OF_A_TILE", elements)
     patch.setattr(d2lattn.streaming, "_KEYS_OF_A_TILE", keys)
+    patch.setattr(d2lattn.streaming, "_SCORES_WORTH_A_CALL", elements)
     patch.setattr(d2lattn.additive, "_ELEMENTS_OF_THE_BUFFER", 2 * elements)
 
 

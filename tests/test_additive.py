@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d2lattn import AdditiveAttention, AdditiveScore, Attention, additive_score
+from d2lattn import (
+    AdditiveAttention,
+    AdditiveScore,
+    Attention,
+    additive_score,
+    stream_attention,
+)
 from tests.helpers import (
     DTYPES,
     TOLERANCE,
@@ -175,3 +181,25 @@ def test_inputs_stay_as_they_were():
     additive_score(queries, keys, torch.ones(4, dtype=torch.float64))
     assert torch.equal(queries, before[0])
     assert torch.equal(keys, before[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1.0, 43.0, 60.0, 1e4])
+def test_large_features_stream_without_overflow(size, dtype):
+    """e^(2 * 43) is a float32, e^(2 * 60) and e^(2 * 43) e^(2 * 43) are not."""
+    torch.manual_seed(0)
+    score = AdditiveScore(key_size=6, query_size=6, num_hiddens=6).to(dtype)
+    with torch.no_grad():  # the features are the tokens
+        score.W_q.weight.copy_(torch.eye(6))
+        score.W_k.weight.copy_(torch.eye(6))
+    signs = torch.tensor([1.0, -1.0], dtype=dtype)
+    queries = size * signs[torch.arange(30).view(5, 6) % 2] + normal(5, 6, dtype=dtype)
+    keys = size * signs[torch.arange(42).view(7, 6) // 2 % 2] + normal(7, 6, seed=1, dtype=dtype)
+    inputs = [x.requires_grad_() for x in (queries, keys, normal(7, 2, seed=2, dtype=dtype))]
+    wanted = [*inputs, *score.parameters()]
+    output = Attention(score)(*inputs).output
+    streamed = stream_attention(score, *inputs).output
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    close(streamed, output, tolerance)
+    for ours, theirs in zip(gradients(streamed, wanted), gradients(output, wanted), strict=True):
+        close(ours, theirs, tolerance * size)

@@ -11,6 +11,7 @@ import torch
 from statsmodels.nonparametric.kernel_regression import KernelReg
 from torch import Tensor
 
+import d2lattn.kernel_regression
 from d2lattn import (
     Attention,
     GaussianScore,
@@ -19,7 +20,14 @@ from d2lattn import (
     gaussian_score,
     log_kernel,
 )
-from tests.helpers import DTYPES, TOLERANCE, close, normal, queries_keys_values, stream_in_tiles
+from tests.helpers import (
+    DTYPES,
+    TOLERANCE,
+    close,
+    normal,
+    peak_bytes,
+    queries_keys_values,
+)
 
 KERNELS = ["gaussian", "boxcar", "triangular", "epanechnikov"]
 COMPACT = KERNELS[1:]
@@ -319,17 +327,6 @@ def test_fit_keeps_copies():
     assert torch.equal(model.predict(torch.ones(1).double()), before)
 
 
-@pytest.mark.parametrize("elements", [1, 50 * 7, 10**9])
-def test_the_number_of_tiles_changes_nothing(elements, monkeypatch):
-    x, y = measurements()
-    expected = NadarayaWatson(0.3).fit(x, y)
-    predictions, residuals = expected.weights(x) @ y, expected.loo_residuals()
-    stream_in_tiles(monkeypatch, elements)
-    model = NadarayaWatson(0.3).fit(x, y)
-    close(model.predict(x), predictions)
-    close(model.loo_residuals(), residuals)
-
-
 def test_the_gradient_of_a_prediction_in_its_query_is_a_finite_difference():
     x, y = measurements(10)
     model = NadarayaWatson(0.5).fit(x, y)
@@ -545,3 +542,142 @@ def test_weights_of_half_precision_sums_to_one_within_its_rounding():
     x, y = measurements(dtype=torch.float16)
     weights = NadarayaWatson(0.5).fit(x, y).weights(x)
     close(weights.double().sum(dim=1), torch.ones(50), TOLERANCE[torch.float16])
+
+
+# --- many points: windows, the fused kernel, and no matrix of all pairs ---
+
+
+BANDWIDTHS = [1e-5, 1e-3, 0.02, 0.2, 1.0, 50.0]
+
+
+@pytest.fixture(params=[(1, 1), (7, 100), (512, 2**18)], ids=str)
+def in_windows(request, monkeypatch):
+    """Windows of few points and of many, however small the problem."""
+    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", 0)
+    rows, pairs = request.param
+    monkeypatch.setattr(d2lattn.kernel_regression, "_ROWS_OF_A_WINDOW", rows)
+    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_OF_A_TILE", pairs)
+
+
+def exactly(
+    x: Tensor, y: Tensor, at: Tensor, bandwidth: float, kernel: str, leave_out: bool = False
+) -> Tensor:
+    """Predictions from all pairs at once in float64; 0 where no point is reached."""
+    x, y, at = x.double(), y.double(), at.double()
+    logs = log_kernel((at[:, None] - x) / bandwidth, kernel)
+    if leave_out:
+        logs.fill_diagonal_(-math.inf)
+    return torch.where((logs == -math.inf).all(-1), 0.0, logs.softmax(-1).nan_to_num() @ y)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("bandwidth", BANDWIDTHS)
+def test_windows_give_what_all_pairs_give(kernel, bandwidth, in_windows):
+    x, y = measurements(60)
+    at = torch.linspace(-2, 7, 45, dtype=torch.float64)
+    model = NadarayaWatson(bandwidth, kernel).fit(x, y)
+    close(model.predict(at), exactly(x, y, at, bandwidth, kernel), 1e-9)
+    others = exactly(x, y, x, bandwidth, kernel, leave_out=True)
+    close(model.loo_residuals(), y - others, 1e-8)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("bandwidth", BANDWIDTHS)
+def test_float32_errs_by_less_than_a_hundred_thousandth_of_the_range(kernel, bandwidth):
+    x, y = measurements(2000, torch.float32)
+    at = torch.linspace(-1, 6, 1500)
+    model = NadarayaWatson(bandwidth, kernel).fit(x, y)
+    span = float(y.max() - y.min())
+    errors = model.predict(at).double() - exactly(x, y, at, bandwidth, kernel)
+    assert errors.abs().max() < 1e-5 * span
+    others = exactly(x, y, x, bandwidth, kernel, leave_out=True)
+    errors = model.loo_residuals().double() - (y.double() - others)
+    assert errors.abs().max() < 1e-5 * span
+
+
+def test_values_far_from_zero_cost_no_digits_of_their_range():
+    x, y = measurements(2000)
+    at = torch.linspace(0, 5, 500, dtype=torch.float64)
+    lifted = NadarayaWatson(0.1).fit(x, y + 1e9).predict(at)
+    close(lifted - 1e9, NadarayaWatson(0.1).fit(x, y).predict(at), 1e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_windows_of_two_features_give_what_all_pairs_give(kernel, in_windows):
+    x, y = plane(50)
+    model = NadarayaWatson([0.9, 2.0], kernel).fit(x, y)
+    logs = KernelScore(kernel, [0.9, 2.0])(x, x)
+    close(model.predict(x), logs.softmax(-1) @ y)
+    logs = logs.fill_diagonal_(-math.inf)
+    others = torch.where((logs == -math.inf).all(-1), 0.0, logs.softmax(-1).nan_to_num() @ y)
+    close(model.loo_residuals(), y - others)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov"])
+def test_gradients_through_windows_are_those_of_all_pairs(kernel, monkeypatch):
+    x, y = measurements(40)
+    found = []
+    for pairs in (10**9, 0):
+        monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", pairs)
+        model = NadarayaWatson(0.4, kernel, learnable=True).double().fit(x, y)
+        at = x[:10].clone().requires_grad_()
+        loss = model.loo_residuals().square().mean() + model.predict(at).square().sum()
+        found.append(torch.autograd.grad(loss, [*model.parameters(), at]))
+    for by_windows, at_once in zip(*found, strict=True):
+        close(by_windows, at_once)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_same_bandwidth_is_selected_whatever_the_windows(kernel, monkeypatch):
+    x, y = measurements(40)
+    expected = NadarayaWatson(1.0, kernel).fit(x, y).select_bandwidth().bandwidth
+    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", 0)
+    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_OF_A_TILE", 100)
+    close(NadarayaWatson(1.0, kernel).fit(x, y).select_bandwidth().bandwidth, expected, 1e-6)
+
+
+def test_losses_that_share_distances_are_those_of_the_residuals():
+    x, y = measurements(80)
+    grid = [0.001, 0.05, 0.3, 2.0, 40.0]
+    columns = x.unsqueeze(-1), y.unsqueeze(-1)
+    shared = d2lattn.kernel_regression._gaussian_losses(
+        *columns, [torch.tensor(h) for h in grid], lambda share: None
+    )
+    assert math.isnan(shared[0])  # a point without neighbours: the kernels underflow
+    assert shared[1:] == pytest.approx([our_loss(x, y, h) for h in grid[1:]], rel=1e-9)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "triangular"])
+@pytest.mark.parametrize("learnable", [False, True])
+@pytest.mark.parametrize("features", [1, 2])
+def test_no_matrix_of_all_pairs_is_held(kernel, learnable, features):
+    n = 6000
+    x = normal(n, features)
+    model = NadarayaWatson(0.1, kernel, learnable=learnable).fit(x, x.sum(dim=-1).sin())
+
+    def step() -> None:
+        loss = model.predict(x).sum() + model.loo_residuals().square().sum()
+        if learnable:
+            loss.backward()
+
+    assert peak_bytes(step) < n * n  # all pairs are 36 MB as booleans, 288 MB in float64
+
+
+def test_selecting_a_bandwidth_holds_no_matrix_of_all_pairs():
+    n = 6000
+    x = normal(n)
+    model = NadarayaWatson().fit(x, x.sin() + normal(n, seed=1))
+    assert peak_bytes(lambda: model.select_bandwidth([0.1, 1.0])) < n * n / 2
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_progress_is_shown_when_it_is_asked_for(progress, capsys, monkeypatch):
+    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", 0)
+    x, y = measurements(30)
+    model = NadarayaWatson(0.3).fit(x, y)
+    model.predict(x, progress=progress)
+    model.loo_residuals(progress=progress)
+    model.select_bandwidth([0.1, 0.2], progress=progress)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.count("100%") == (2 if progress else 0)
