@@ -64,6 +64,15 @@ def test_only_what_changed_is_rewritten(chapter: Path, verified: str) -> None:
     assert chapter.read_text() == noise
 
 
+def test_a_solution_stays_folded_in_jupyter(chapter: Path) -> None:
+    folded = {"tags": ["hide-cell"], "jupyter": {"source_hidden": True}}
+    edit(chapter, 2, metadata=folded)
+    edit(chapter, 3, metadata={"jupyter": {"source_hidden": True}})  # only how somebody left it
+    refresh(chapter)
+    cells = nbformat.read(chapter, as_version=4).cells
+    assert (cells[2].metadata, cells[3].metadata) == (folded, {})
+
+
 def test_an_error_writes_nothing_and_says_where(
     chapter: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -273,3 +273,37 @@ def test_the_search_finds_a_term(browser: Browser, site: Path) -> None:
     boxes = page.locator("input[type=search]:visible").count()
     context.close()
     assert boxes <= 2, "the page's own box and at most one in the side bar"
+
+
+FOLDED = "details:is(.hint, .solution, .option, .hide)"
+
+
+def test_hints_solutions_and_options_open_by_keyboard_without_a_script(
+    browser: Browser, chapters: list[Path]
+) -> None:
+    context = browser.new_context(viewport=DESK, java_script_enabled=False)
+    page = context.new_page()
+    opened = 0
+    for path in chapters:
+        page.goto(path.as_uri())
+        for index in range(page.locator(FOLDED).count()):
+            block = page.locator(FOLDED).nth(index)
+            inside = block.locator(":scope > :not(summary)").first
+            assert not inside.is_visible(), f"{path.name}: {block.inner_text()[:60]} is open"
+            if index < 4:  # a keystroke takes its time
+                block.locator("summary").first.press("Enter")
+                assert inside.is_visible(), f"{path.name}: {block.inner_text()[:60]} stays closed"
+                opened += 1
+    context.close()
+    assert opened
+
+
+def test_hints_solutions_and_options_are_printed(browser: Browser, chapters: list[Path]) -> None:
+    context = browser.new_context(viewport=DESK, java_script_enabled=False)
+    page = context.new_page()
+    page.emulate_media(media="print")
+    for path in chapters:
+        page.goto(path.as_uri())
+        for block in page.locator(FOLDED).all():
+            assert block.locator(":scope > :not(summary)").first.is_visible(), path.name
+    context.close()
