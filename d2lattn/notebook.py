@@ -138,7 +138,9 @@ def show_lab(name: str, data: Mapping[str, Any], figure: str) -> None:
             raise TypeError(f"{argument} must be a text; got {type(text).__name__}")
         if not text.isascii() or not text.replace("-", "").isalnum():
             raise ValueError(f"{argument} must consist of letters, digits and -; got {text!r}")
-    text = json.dumps(_rounded("data", data)).replace("<", "\\u003c")  # it ends no script
+    text = json.dumps(_rounded("data", data))
+    for sign in "<>&":  # nothing ends the script, and EPUB's stricter HTML takes it too
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
     from IPython import get_ipython
     from IPython.display import display
 

@@ -141,16 +141,17 @@ def test_outside_a_notebook_glue_is_silent(capsys):
 
 
 def test_show_lab_gives_the_page_rounded_data_and_the_name_of_its_figure(shown):
-    data = {"x": torch.tensor([1 / 3, 2.0]), "n": 3, "names": ["</script>"]}
+    data = {"x": torch.tensor([1 / 3, 2.0]), "n": 3, "names": ["</script> & more"]}
     show_lab("scores", data, figure="fig-lab-scores")
     ((bundle, _),) = shown
     page = BeautifulSoup(bundle["text/html"], "html.parser")
     (place,) = page.select("div.lab[data-lab=scores][data-figure=fig-lab-scores]")
     (script,) = place.select("script[type='application/json']")
+    assert not set("<>&") & set(str(script.string))
     assert json.loads(str(script.string)) == {
         "x": [0.333333, 2.0],
         "n": 3,
-        "names": ["</script>"],
+        "names": ["</script> & more"],
     }
 
 
