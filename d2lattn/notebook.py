@@ -1,10 +1,12 @@
-"""What a chapter needs to show things: the house style, glued values, real source code."""
+"""What a chapter needs to show things: house style, glued values, laboratories, real source."""
 
 import ast
 import inspect
+import json
 import math
 import random
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from d2lattn import plotting
 
-__all__ = ["glue", "show_source", "use_house_style"]
+__all__ = ["glue", "show_lab", "show_source", "use_house_style"]
 
 
 def use_house_style(seed: int = 0) -> None:
@@ -102,6 +104,53 @@ def glue(name: str, value: float | str | Tensor) -> None:
     )
 
 
+def show_lab(name: str, data: Mapping[str, Any], figure: str) -> None:
+    """Make a figure of this chapter one that a reader can touch: a laboratory.
+
+    The page gets the data, and the book's script of that name draws them where the figure stands.
+    In a notebook, on paper and without JavaScript there is only the figure: it shows how the
+    laboratory starts.
+
+    Parameters
+    ----------
+    name
+        Which laboratory: the name of its script in ``book/_labs``.
+    data
+        What it needs, by name: numbers, texts, tensors, and lists or mappings of these. Decimals
+        are rounded to six digits, to be the same on every CPU.
+    figure
+        The figure's name, as in the metadata of the cell that draws it.
+
+    Raises
+    ------
+    TypeError
+        If a name is no text, or something is neither a number, a text, a tensor nor made of
+        these.
+    ValueError
+        If a name has other characters than letters, digits and ``-``, or a number is not finite.
+
+    Examples
+    --------
+    >>> show_lab("kernel-regression", {"x": torch.arange(3.0)}, figure="fig-lab")
+    """
+    for argument, text in (("name", name), ("figure", figure)):
+        if not isinstance(text, str):
+            raise TypeError(f"{argument} must be a text; got {type(text).__name__}")
+        if not text.isascii() or not text.replace("-", "").isalnum():
+            raise ValueError(f"{argument} must consist of letters, digits and -; got {text!r}")
+    text = json.dumps(_rounded("data", data))
+    for sign in "<>&":  # nothing ends the script, and EPUB's stricter HTML takes it too
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if get_ipython() is None:
+        return
+    script = f'<script type="application/json">{text}</script>'
+    place = f'<div class="lab" data-lab="{name}" data-figure="{figure}">{script}</div>'
+    display({"text/html": place}, raw=True)
+
+
 def show_source(obj: Any, *, docstring: bool = False) -> Any:
     """The real source code of a function, class or method of the package, for a chapter.
 
@@ -132,6 +181,23 @@ def show_source(obj: Any, *, docstring: bool = False) -> Any:
         source = _without_docstrings(source)
     file = inspect.getmodule(obj).__name__.replace(".", "/") + ".py"  # type: ignore[union-attr]
     return Markdown(f"```python\n# {file}\n{source.rstrip()}\n```")
+
+
+def _rounded(name: str, value: Any) -> Any:
+    """What JSON can hold, with six digits of every decimal."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(f"{name}[{key!r}]", item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(f"{name}[{i}]", item) for i, item in enumerate(value)]
+    if not isinstance(value, float | int | str):
+        raise TypeError(f"{name} must be made of numbers and texts; got {type(value).__name__}")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite; got {value}")
+        return float(f"{value:.6g}")
+    return value
 
 
 def _without_docstrings(source: str) -> str:

@@ -1,5 +1,6 @@
 """What a chapter needs: seeds and style, glued values, real source; and a light import."""
 
+import json
 import random
 import statistics
 import subprocess
@@ -12,11 +13,12 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 
 import d2lattn
 from d2lattn import NadarayaWatson, masked_softmax
 from d2lattn.masking import length_mask
-from d2lattn.notebook import glue, show_source, use_house_style
+from d2lattn.notebook import glue, show_lab, show_source, use_house_style
 from d2lattn.plotting import HOUSE_STYLE
 
 MIME = "application/papermill.record/"
@@ -136,6 +138,36 @@ def test_in_a_real_shell_a_glued_value_is_an_output_of_its_cell():
 def test_outside_a_notebook_glue_is_silent(capsys):
     glue("answer", 42)
     assert capsys.readouterr().out == ""
+
+
+def test_show_lab_gives_the_page_rounded_data_and_the_name_of_its_figure(shown):
+    data = {"x": torch.tensor([1 / 3, 2.0]), "n": 3, "names": ["</script> & more"]}
+    show_lab("scores", data, figure="fig-lab-scores")
+    ((bundle, _),) = shown
+    page = BeautifulSoup(bundle["text/html"], "html.parser")
+    (place,) = page.select("div.lab[data-lab=scores][data-figure=fig-lab-scores]")
+    (script,) = place.select("script[type='application/json']")
+    assert not set("<>&") & set(str(script.string))
+    assert json.loads(str(script.string)) == {
+        "x": [0.333333, 2.0],
+        "n": 3,
+        "names": ["</script> & more"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((3, {}, "fig-a"), TypeError, "name must be a text"),
+        (("a b", {}, "fig-a"), ValueError, "name must consist of"),
+        (("a", {}, None), TypeError, "figure must be a text"),
+        (("a", {"x": torch.tensor([1.0, float("nan")])}, "fig-a"), ValueError, r"\['x'\]\[1\]"),
+        (("a", {"x": {1, 2}}, "fig-a"), TypeError, r"data\['x'\] must be made of"),
+    ],
+)
+def test_show_lab_refuses_what_a_page_cannot_hold(arguments, error, words):
+    with pytest.raises(error, match=words):
+        show_lab(*arguments)
 
 
 def test_show_source_is_the_code_without_docstrings_under_its_file_s_name():

@@ -123,6 +123,11 @@ CHANGED = {
     "a number that became nan": (printed("0.5"), printed("nan"), ['"0.5" became "nan"']),
     "a glued value": (glued("mse", 0.3), glued("mse", 0.301), ['"mse"', "0.3 became 0.301"]),
     "a glued name": (glued("mse", 0.3), glued("mae", 0.3), ["glued name", "mse", "mae"]),
+    "a laboratory's data": (
+        display({"text/html": '<div class="lab"><script>{"x": [0.333333, 2.0]}</script></div>'}),
+        display({"text/html": '<div class="lab"><script>{"x": [0.333999, 2.0]}</script></div>'}),
+        ["text/html", "1 of 2 numbers moved", "0.333333 became 0.333999"],
+    ),
     "an output of another kind": (
         display({"text/plain": "1"}),
         display({"text/html": "1"}),

@@ -48,3 +48,9 @@ def test_a_folded_cell_is_called_what_it_shows() -> None:
 
 def test_chinese_words_say_so() -> None:
     assert house.mended('<span class="zh">键</span>') == '<span class="zh" lang="zh-Hans">键</span>'
+
+
+def test_a_page_has_the_laboratories_that_its_chapter_placed() -> None:
+    body = '<p>a</p><div class="lab" data-lab="scores" data-figure="fig-lab-scores">…</div>'
+    assert house.labs_on("<p>no laboratory</p>") == []
+    assert house.labs_on(body + body) == ["scores"]

@@ -1,0 +1,182 @@
+/* Laboratory of chapter 3: three ways to hide padding, in two number formats. */
+(function (labs) {
+  "use strict";
+
+  var LARGEST_HALF = 65504, SMALLEST_EXPONENT = -14; // of normal float16 numbers
+  var HIDDEN = -1e6;
+
+  var masked = labs.maskedSoftmax = {
+    /* The nearest float32, then the nearest float16 of a number; halves go to the even neighbour */
+    toSingle: function (number) { return new Float32Array([number])[0]; },
+
+    toHalf: function (number) {
+      var size = Math.abs(number);
+      if (size === 0 || !isFinite(size)) { return number; }
+      if (size >= LARGEST_HALF + 16) { return number < 0 ? -Infinity : Infinity; }
+      var exponent = Math.floor(Math.log(size) / Math.LN2);
+      if (Math.pow(2, exponent) > size) { exponent -= 1; }
+      if (Math.pow(2, exponent + 1) <= size) { exponent += 1; }
+      var unit = Math.pow(2, Math.max(exponent, SMALLEST_EXPONENT) - 10);
+      var units = size / unit, whole = Math.floor(units), rest = units - whole;
+      if (rest > 0.5 || (rest === 0.5 && whole % 2 === 1)) { whole += 1; }
+      return number < 0 ? -whole * unit : whole * unit;
+    },
+
+    round: function (number, format) {
+      return format === "float16" ? masked.toHalf(number) : masked.toSingle(number);
+    },
+
+    /* What goes into the softmax */
+    filled: function (scores, valid, fill, format) {
+      return scores.map(function (score, i) {
+        if (i < valid || fill === "afterwards") { return masked.round(score, format); }
+        return fill === "million" ? masked.round(HIDDEN, format) : -Infinity;
+      });
+    },
+
+    /* Only `infinity` says what a row of nothing but minus infinity means: zeros. */
+    weights: function (scores, valid, fill, format) {
+      var filled = masked.filled(scores, valid, fill, format);
+      var empty = Math.max.apply(null, filled) === -Infinity;
+      return labs.softmax(filled).map(function (weight, i) {
+        if (empty && fill !== "infinity") { return NaN; } // 0 / 0
+        var rounded = masked.round(weight, format);
+        return fill === "afterwards" && i >= valid ? 0 * rounded : rounded;
+      });
+    },
+
+    /* What is wrong with weights, in words; nothing if they are those of the package */
+    fault: function (weights, scores, valid, format) {
+      var right = masked.weights(scores, valid, "infinity", format);
+      var near = format === "float16" ? 5e-3 : 1e-6;
+      if (weights.some(isNaN)) { return "nan"; }
+      var lost = labs.sum(weights.slice(valid));
+      if (lost > near) { return labs.format(lost, 2) + " of the attention goes to padding"; }
+      var total = labs.sum(weights);
+      if (Math.abs(total - labs.sum(right)) > near) {
+        return "adds up to " + labs.format(total, 2) + ", not to " + labs.sum(right).toFixed(0);
+      }
+      return "";
+    }
+  };
+
+  var FILLS = [
+    ["infinity", "fill with \u2212\u221e, empty rows are 0"],
+    ["million", "fill with \u221210\u2076"],
+    ["afterwards", "weights to 0 after the softmax"]
+  ];
+  var SHIFTS = [["0", "nothing"], ["-2000000", "\u22122 000 000"]];
+  var FORMATS = [["float32", "float32"], ["float16", "float16"]];
+
+  function build(data, body) {
+    var count = data.cases[0].scores.length;
+    var state = {};
+
+    function take(start) {
+      state.scores = start.scores.slice();
+      state.shift = start.shift;
+      state.valid = start.valid;
+    }
+
+    take(data.cases[0]);
+    state.fill = "million";
+    state.format = "float32";
+
+    var starts = labs.html("div", { "class": "lab-buttons" }, data.cases.map(function (start) {
+      return labs.button(start.name, function () { take(start); show(); });
+    }));
+    var sliders = state.scores.map(function (score, i) {
+      return labs.slider("score of key " + i, {
+        min: -20, max: 20, step: 0.5, value: score,
+        text: function (number) { return labs.format(number, 1); }
+      }, function (number) { state.scores[i] = number; draw(); });
+    });
+    var valid = labs.slider("valid length", {
+      min: 0, max: count, step: 1, value: state.valid, text: String
+    }, function (number) { state.valid = number; draw(); });
+    var shift = labs.choice("added to every score", SHIFTS, "0", function (value) {
+      state.shift = Number(value);
+      draw();
+    });
+    var format = labs.choice("number format", FORMATS, state.format, function (value) {
+      state.format = value;
+      draw();
+    });
+    var fill = labs.choice("how padding is hidden", FILLS, state.fill, function (value) {
+      state.fill = value;
+      draw();
+    });
+    fill.className += " lab-lines";
+    var verdicts = FILLS.map(function (_, i) {
+      var verdict = labs.html("span", { "class": "lab-verdict" });
+      fill.querySelectorAll("label")[i].appendChild(verdict);
+      return verdict;
+    });
+    var table = labs.table("Scores and weights of the four keys");
+    var summary = labs.summary();
+    [starts].concat(sliders, [
+      valid, shift, format, fill, table.place, summary
+    ]).forEach(function (part) { body.appendChild(part); });
+
+    function show() {
+      sliders.forEach(function (slider, i) { slider.set(state.scores[i]); });
+      valid.set(state.valid);
+      shift.set(String(state.shift));
+      draw();
+    }
+
+    function draw() {
+      var scores = state.scores.map(function (score) { return score + state.shift; });
+      var inside = masked.filled(scores, state.valid, state.fill, state.format);
+      var weights = masked.weights(scores, state.valid, state.fill, state.format);
+      FILLS.forEach(function (option, i) {
+        var some = masked.weights(scores, state.valid, option[0], state.format);
+        var fault = masked.fault(some, scores, state.valid, state.format);
+        verdicts[i].textContent = fault ? " \u2717 " + fault : " \u2713 right";
+      });
+      fillTable(table, inside, weights, state.valid);
+      summary.say(sentence(scores, weights));
+    }
+
+    function sentence(scores, weights) {
+      var fault = masked.fault(weights, scores, state.valid, state.format);
+      var names = { infinity: "minus infinity", million: "minus a million" };
+      var way = names[state.fill] ? "Filled with " + names[state.fill] : "Set to zero afterwards";
+      var text = way + ", in " + state.format + ", this is ";
+      if (state.format === "float16" && state.shift !== 0) {
+        text = "Scores this low are minus infinity in float16. " + text;
+      }
+      if (fault === "nan") { return text + "wrong: all weights are nan, zero divided by zero."; }
+      if (fault) { return text + "wrong: " + fault + "."; }
+      return text + (labs.sum(weights) === 0 ? "right: no key, no weight."
+        : "right: the valid keys share one unit.");
+    }
+
+    return draw;
+  }
+
+  function fillTable(table, inside, weights, valid) {
+    labs.clear(table);
+    function row(name, cells) {
+      return labs.html("tr", {}, [labs.html("th", { scope: "row" }, [name])].concat(cells));
+    }
+    var head = weights.map(function (_, i) {
+      return labs.html("th", { scope: "col", "class": i < valid ? "key" : "lab-padding" }, [
+        "key " + i, labs.html("br"), i < valid ? "valid" : "padding"
+      ]);
+    });
+    table.appendChild(labs.html("thead", {}, [
+      labs.html("tr", {}, [labs.html("td")].concat(head, [labs.html("th", { scope: "col" }, ["sum"])]))
+    ]));
+    table.appendChild(labs.html("tbody", {}, [
+      row("into the softmax", inside.map(function (score) {
+        return labs.cell(labs.format(score, score % 1 ? 1 : 0));
+      }).concat([labs.cell("")])),
+      row("weight", weights.map(function (weight) {
+        return labs.cell(labs.format(weight, 3), weight);
+      }).concat([labs.cell(labs.format(labs.sum(weights), 3))]))
+    ]));
+  }
+
+  labs.mount("masked-softmax", "Laboratory: masked softmax", build);
+})(window.houseLabs);

@@ -1,0 +1,163 @@
+/* Laboratory of chapter 5: four scores of one query in the plane, and what length does to them. */
+(function (labs) {
+  "use strict";
+
+  var scores = labs.scores = {
+    dot: function (query, key) { return labs.dot(query, key); },
+
+    scaled: function (query, key) { return labs.dot(query, key) / Math.sqrt(query.length); },
+
+    gaussian: function (query, key) {
+      return -0.5 * labs.sum(query.map(function (number, i) {
+        return Math.pow(number - key[i], 2);
+      }));
+    },
+
+    /* `W_q` and `W_k` have a row for each hidden feature, `w_v` a number. */
+    additive: function (query, key, W_q, W_k, w_v) {
+      return labs.dot(w_v, w_v.map(function (_, i) {
+        return tanh(labs.dot(W_q[i], query) + labs.dot(W_k[i], key));
+      }));
+    }
+  };
+
+  function tanh(x) {
+    if (Math.abs(x) > 20) { return x < 0 ? -1 : 1; }
+    var up = Math.exp(x), down = Math.exp(-x);
+    return (up - down) / (up + down);
+  }
+
+  var KINDS = [
+    ["dot", "dot product"], ["scaled", "scaled dot"], ["gaussian", "Gaussian"],
+    ["additive", "additive"]
+  ];
+  var LARGEST = 190, TITLE = 22, ROW = 46; // of a plane, what stands above it and below
+
+  function build(data, body) {
+    var limit = data.extent, lengths = data.lengths;
+    var start = data.query.slice(0, 2);
+    var query = start.slice(), length = 0;
+    var rows = {};
+
+    var pictures = KINDS.map(function (kind) {
+      var picture = labs.drawing(kind[1] + ": query, keys and their weights", height, function (width) {
+        return plane(kind, width);
+      });
+      picture.setAttribute("class", "lab-drawing lab-touch");
+      labs.draggable(picture, function (x, y) {
+        var map = frame(picture.parentNode.clientWidth);
+        move(map.back(x - map.middle), -map.back(y - map.centre));
+      });
+      return picture;
+    });
+
+    function height(width) { return Math.min(width, LARGEST) + TITLE + ROW; }
+
+    function frame(width) {
+      var half = Math.min(width - 2, LARGEST) / 2;
+      return {
+        half: half, middle: width / 2, centre: TITLE + half,
+        back: function (pixels) { return pixels * limit / half; }
+      };
+    }
+
+    function move(x, y) {
+      query = [x, y].map(function (number) {
+        return Math.max(-limit, Math.min(limit, Math.round(number * 10) / 10));
+      });
+      sliders.forEach(function (slider, i) { slider.set(query[i]); });
+      draw();
+    }
+
+    var sliders = ["first", "second"].map(function (name, i) {
+      return labs.slider("query, " + name, {
+        min: -limit, max: limit, step: 0.1, value: query[i], colour: "query",
+        text: function (number) { return labs.format(number, 1); }
+      }, function (number) { query[i] = number; draw(); });
+    });
+    var dimension = labs.slider("features d", {
+      min: 0, max: lengths.length - 1, step: 1, value: 0,
+      text: function (number) { return String(lengths[number]); }
+    }, function (number) { length = number; draw(); });
+    var reset = labs.button("Start again", function () {
+      length = 0;
+      dimension.set(0);
+      move(start[0], start[1]);
+    });
+    var summary = labs.summary();
+
+    var grid = labs.html("div", { "class": "lab-grid" }, pictures.map(function (picture) {
+      return labs.html("div", {}, [picture]);
+    }));
+    [grid].concat(sliders, [dimension, summary, reset]).forEach(function (part) {
+      body.appendChild(part);
+    });
+
+    function plane(kind, width) {
+      var map = frame(width), weights = rows[kind[0]];
+      function at(point) {
+        return [map.middle + point[0] / limit * map.half, map.centre - point[1] / limit * map.half];
+      }
+      var corner = map.middle - map.half;
+      var parts = [
+        labs.words(kind[1], map.middle, 14, { "text-anchor": "middle", "font-weight": 600 }),
+        labs.svg("rect", {
+          x: corner, y: TITLE, width: 2 * map.half, height: 2 * map.half, "class": "lab-frame"
+        })
+      ];
+      data.keys.forEach(function (key, i) {
+        var tip = at(key), square = { x: tip[0] - 6, y: tip[1] - 6, width: 12, height: 12 };
+        parts.push(labs.path([at([0, 0]), tip], { "class": "lab-key" }));
+        parts.push(labs.svg("rect", labs.merge(square, { "class": "lab-key-mark" })));
+        parts.push(labs.svg("rect", labs.merge(square, labs.red(weights[i]))));
+        parts.push(labs.words(data.names[i], tip[0], tip[1] - 10, { "text-anchor": "middle" }));
+      });
+      var tip = at(query);
+      parts.push(labs.path([at([0, 0]), tip], { "class": "lab-curve" }));
+      parts.push(labs.svg("circle", { cx: tip[0], cy: tip[1], r: 7, "class": "lab-query-mark" }));
+      return parts.concat(row(weights, width));
+    }
+
+    /* The heat map's row: a cell for each key, with its weight */
+    function row(weights, width) {
+      var each = Math.min(60, (width - 2) / weights.length), left = (width - each * weights.length) / 2;
+      var bottom = height(width) - 1, parts = [];
+      weights.forEach(function (weight, i) {
+        var box = { x: left + i * each, y: bottom - 22, width: each, height: 22 };
+        parts.push(labs.words(data.names[i], box.x + each / 2, bottom - 27, { "text-anchor": "middle" }));
+        parts.push(labs.svg("rect", labs.merge(box, labs.red(weight))));
+        parts.push(labs.svg("rect", labs.merge(box, { "class": "lab-frame" })));
+        if (each < 30) { return; } // no room for a number
+        parts.push(labs.words(labs.format(weight, 2), box.x + each / 2, bottom - 6, {
+          "text-anchor": "middle", "class": weight > 0.73 ? "lab-on-strong" : "lab-on-faint"
+        }));
+      });
+      return parts;
+    }
+
+    function draw() {
+      var d = lengths[length];
+      function long(vector, place) { return place.concat(vector.slice(2, d)); }
+      var whole = long(data.query, query);
+      var keys = data.keys.map(function (key) { return key.slice(0, d); });
+      function shortened(row) {
+        return row.slice(0, d).map(function (number) { return number / Math.sqrt(d); });
+      }
+      var W_q = data.W_q.map(shortened), W_k = data.W_k.map(shortened);
+      KINDS.forEach(function (kind) {
+        rows[kind[0]] = labs.softmax(keys.map(function (key) {
+          return scores[kind[0]](whole, key, W_q, W_k, data.w_v);
+        }));
+      });
+      pictures.forEach(function (picture) { picture.redraw(); });
+      summary.say("With " + d + " features: " + KINDS.map(function (kind) {
+        var most = Math.max.apply(null, rows[kind[0]]);
+        return kind[1] + " " + data.names[rows[kind[0]].indexOf(most)] + " " + labs.format(most, 2);
+      }).join(", ") + ". Each names the key with the largest weight.");
+    }
+
+    return draw;
+  }
+
+  labs.mount("scores", "Laboratory: four scores", build);
+})(window.houseLabs);
