@@ -641,7 +641,7 @@ def test_losses_that_share_distances_are_those_of_the_residuals():
     grid = [0.001, 0.05, 0.3, 2.0, 40.0]
     columns = x.unsqueeze(-1), y.unsqueeze(-1)
     shared = d2lattn.kernel_regression._gaussian_losses(
-        *columns, [torch.tensor(h) for h in grid], lambda share: None
+        *columns, list(torch.tensor(grid, dtype=torch.float64)), lambda share: None
     )
     assert math.isnan(shared[0])  # a point without neighbours: the kernels underflow
     assert shared[1:] == pytest.approx([our_loss(x, y, h) for h in grid[1:]], rel=1e-9)
