@@ -9,10 +9,10 @@ READY := $(VENV)/.ready
 BUILD := $(BIN)/jupyter-book build . -W -n --keep-going --all
 
 .DEFAULT_GOAL := help
-.PHONY: help book test refresh serve lint lock clean
+.PHONY: help book test refresh serve site-report lint lock clean
 
 help:  ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 book: $(READY)  ## build the book; every warning is an error
 	@$(BUILD)
@@ -28,6 +28,9 @@ serve: $(READY)  ## the book on http://127.0.0.1:8000, built again when a file c
 	@mkdir -p _build/html
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html & trap "kill $$!" EXIT INT TERM; \
 	$(BIN)/watchfiles "sh -c '$(BUILD) -q; echo; echo \"The book: http://127.0.0.1:$(PORT)/\"'" book d2lattn _config.yml _toc.yml
+
+site-report: $(READY)  ## what every page costs its reader, against the targets; ARGS=01 for one
+	$(BIN)/python -m tests.site.report $(ARGS)
 
 lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from bs4 import BeautifulSoup, Tag
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, ViewportSize
 
 import d2lattn
+from tests.site.serving import reader_pages
 
 # Links that a reader may follow; everything else on a page must come with the book.
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "srcset"}
@@ -33,8 +34,7 @@ def soup_of(path: Path) -> BeautifulSoup:
 @pytest.fixture(scope="session")
 def pages(site: Path) -> list[Path]:
     """Every page that a reader can reach."""
-    found = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
-    assert site / "index.html" in found
+    found = [site / "index.html", *reader_pages(site)]
     assert site / "book" / "index.html" in found
     return found
 
