@@ -1,20 +1,14 @@
 """What this book asks of Sphinx beyond its settings: links to the fork it was built
-from, formulas without anybody else's server, and labels that say what they label."""
+from, and labels that say what they label. `maths` and `lean`, beside it, do the rest."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
-
-# All that pages load: 4.7 of the 27 MB that the package holds.
-MATHJAX_PARTS = ("tex-chtml.js", "input", "output")
 
 
 def repository_options(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -60,23 +54,9 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
         context["body"] = mended(context["body"])
 
 
-def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
-    if error is not None or app.builder.format != "html":
-        return
-    source = Path(str(files("sphinx-mathjax-offline"))) / "static" / "mathjax"
-    target = Path(app.outdir, "_static", "mathjax")
-    target.mkdir(parents=True, exist_ok=True)
-    for part in MATHJAX_PARTS:
-        if (source / part).is_dir():
-            shutil.copytree(source / part, target / part, dirs_exist_ok=True)
-        else:
-            shutil.copy2(source / part, target / part)
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.setup_extension("sphinx.ext.mathjax")
-    app.config.mathjax_path = "mathjax/tex-chtml.js"
+    app.setup_extension("maths")
+    app.setup_extension("lean")
     app.connect("config-inited", fill_in_repository)
     app.connect("html-page-context", mend)
-    app.connect("build-finished", copy_mathjax)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -52,7 +52,7 @@ class StaticHost(SimpleHTTPRequestHandler):
         inside = path.startswith("/course/")
         return super().translate_path(path.removeprefix("/course") if inside else "/absent")
 
-    def send_head(self) -> BytesIO | None:  # type: ignore[override]
+    def send_head(self) -> BytesIO | None:
         path = Path(self.translate_path(self.path))
         if path.is_dir():
             path /= "index.html"
