@@ -5,11 +5,16 @@ PORT   ?= 8000
 ARGS   ?=
 
 BIN   := $(VENV)/bin
+NAME  := attention-scoring-functions
 READY := $(VENV)/.ready
 BUILD := $(BIN)/jupyter-book build . -W -n --keep-going --all
 
+# `make epub` and `make pdf` put their files here; the next `make book` offers them.
+export BOOK_DOWNLOADS ?= $(CURDIR)/_build/downloads
+DOWNLOADS := $(BOOK_DOWNLOADS)
+
 .DEFAULT_GOAL := help
-.PHONY: help book test refresh serve site-report lint lock clean
+.PHONY: help book test refresh serve site-report epub pdf lint lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -31,6 +36,13 @@ serve: $(READY)  ## the book on http://127.0.0.1:8000, built again when a file c
 
 site-report: $(READY)  ## what every page costs its reader, against the targets; ARGS=01 for one
 	$(BIN)/python -m tests.site.report $(ARGS)
+
+epub: $(READY)  ## the book for electronic readers
+	@$(BUILD) --path-output _build/epub --builder custom --custom-builder epub
+	@mkdir -p $(DOWNLOADS) && cp _build/epub/_build/epub/$(NAME).epub $(DOWNLOADS)/ && echo "The book as an EPUB: $(DOWNLOADS)/$(NAME).epub"
+
+pdf: $(READY)  ## the book on paper: Chromium prints it
+	@$(BIN)/python -m tests.site.pdf $(DOWNLOADS)/$(NAME).pdf
 
 lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .

@@ -57,6 +57,7 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
 def setup(app: Sphinx) -> dict[str, Any]:
     app.setup_extension("maths")
     app.setup_extension("lean")
+    app.config.epub_cover = ("_static/mark.svg", "epub-cover.html")  # a tuple: not for _config.yml
     app.connect("config-inited", fill_in_repository)
     app.connect("html-page-context", mend)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": True}

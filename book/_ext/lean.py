@@ -20,19 +20,18 @@ from fontTools import subset
 from fontTools.ttLib import TTFont
 from sphinx.application import Sphinx
 
-STYLE = re.compile(r'\s*<link[^>]*href="(?:\.\./)*_static/([^"?]+\.css)[^"]*"[^>]*>')
-SCRIPT = re.compile(
-    r'[ \t]*<script[^>]*src="(?:\.\./)*_static/([^"?]+\.js)[^"]*"[^>]*></script>\n?'
-)
+STYLE = re.compile(r'\s*<link[^>]*href="([^"]*?_static/)([^"?]+\.css)[^"]*"[^>]*>')
+SCRIPT = re.compile(r'[ \t]*<script[^>]*src="([^"]*?_static/)([^"?]+\.js)[^"]*"[^>]*></script>\n?')
 PRELOAD = re.compile(r'[ \t]*<link rel="preload" as="script"[^>]*>\n?')
 PAGENAME = re.compile(r"\s*<script>DOCUMENTATION_OPTIONS\.pagename = [^<]*</script>")
-ROOT = re.compile(r'data-content_root="([^"]*)"')
-IMAGE = re.compile(r'<img (?![^>]*\b(?:height|loading)=)[^>]*src="((?:\.\./)*_images/[^"]+)"[^>]*>')
+IMAGE = re.compile(r'<img (?![^>]*\b(?:height|loading)=)[^>]*src="(?:\.\./)*_images/([^"]+)"[^>]*>')
 ICON = re.compile(r'class="[^"]*\bfa[srb]?(?:-solid|-regular|-brands)? fa-([a-z-]+)[^"]*"')
 IMPORT = re.compile(r'@import (?:url\()?"([^":]+)"\)?;')
 ICON_RULE = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"[^"]*"\}')
 FACE = re.compile(r"@font-face\{[^}]*Font Awesome[^}]*\}")
 
+# The logo is part of a landmark, as everything on a page should be.
+SIDEBAR = 'id="pst-primary-sidebar" role="complementary" aria-label="The book"'
 # Left out: the icons as a script, and tabs, which no page has.
 UNUSED = {"scripts/fontawesome.js", "design-tabs.js"}
 EMBED = ("MathJax_Zero", "MathJax_Size")  # small, and half of all formulas use them
@@ -114,7 +113,7 @@ def joined_scripts(names: list[str], static: Path) -> str:
 
 
 def on_every_page(pattern: re.Pattern[str], pages: dict[Path, str]) -> list[str]:
-    lists = [pattern.findall(text) for text in pages.values()]
+    lists = [[name for _, name in pattern.findall(text)] for text in pages.values()]
     shared = set(lists[0]).intersection(*lists[1:]) - UNUSED
     return [name for name in dict.fromkeys(lists[0]) if name in shared]
 
@@ -130,14 +129,14 @@ def size_of(image: Path) -> tuple[float, float] | None:
     return float(box[1]) * points, float(box[2]) * points
 
 
-def with_sizes(text: str, page: Path) -> str:
+def with_sizes(text: str, site: Path) -> str:
     """The page, its images with their sizes, all but the first fetched when they come near."""
     seen = 0
 
     def sized(match: re.Match[str]) -> str:
         nonlocal seen
         seen += 1
-        size = size_of(page.parent / match[1])
+        size = size_of(site / "_images" / match[1])
         more = f' width="{size[0]:.0f}" height="{size[1]:.0f}"' if size else ""
         if seen > 1:
             more += ' loading="lazy" decoding="async"'
@@ -146,31 +145,32 @@ def with_sizes(text: str, page: Path) -> str:
     return IMAGE.sub(sized, text)
 
 
-def lean(text: str, page: Path, styles: set[str], scripts: set[str], stamp: dict[str, str]) -> str:
-    root = ROOT.search(text)
-    static = (root[1] if root else "") + "_static"
-    sheet = f'\n<link rel="stylesheet" href="{static}/book.css?v={stamp["css"]}" />'
-    script = f'<script defer src="{static}/book.js?v={stamp["js"]}"></script>\n'
+def lean(text: str, site: Path, styles: set[str], scripts: set[str], stamp: dict[str, str]) -> str:
+    done = set[str]()
+
+    def bundled(match: re.Match[str], kind: str, tag: str) -> str:
+        """The link to the bundle in place of its first part, nothing in place of the others."""
+        if kind in done:
+            return ""
+        done.add(kind)
+        return tag.format(f"{match[1]}book.{kind}?v={stamp[kind]}")
 
     def styled(match: re.Match[str]) -> str:
-        nonlocal sheet
-        if match[1] not in styles:
+        if match[2] not in styles:
             return match[0]
-        put, sheet = sheet, ""
-        return put
+        return bundled(match, "css", '\n<link rel="stylesheet" href="{}" />')
 
     def scripted(match: re.Match[str]) -> str:
-        nonlocal script
-        if match[1] in UNUSED:
+        if match[2] in UNUSED:
             return ""
-        if match[1] in scripts:
-            put, script = script, ""
-            return put
+        if match[2] in scripts:
+            return bundled(match, "js", '<script defer src="{}"></script>\n')
         return match[0] if "defer" in match[0] else match[0].replace("<script", "<script defer", 1)
 
     text = PAGENAME.sub("", PRELOAD.sub("", text))
     text = text.replace('<script src="searchindex.js"', '<script defer src="searchindex.js"')
-    return with_sizes(SCRIPT.sub(scripted, STYLE.sub(styled, text)), page)
+    text = text.replace('id="pst-primary-sidebar"', SIDEBAR, 1)
+    return with_sizes(SCRIPT.sub(scripted, STYLE.sub(styled, text)), site)
 
 
 def finish(app: Sphinx, error: Exception | None) -> None:
@@ -180,7 +180,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     static = site / "_static"
     found = (path for path in site.rglob("*.html") if "_static" not in path.parts)
     pages = {path: path.read_text(encoding="utf-8") for path in found}
-    pages = {path: text for path, text in pages.items() if ROOT.search(text)}
+    pages = {path: text for path, text in pages.items() if "data-content_root" in text}
     styles, scripts = on_every_page(STYLE, pages), on_every_page(SCRIPT, pages)
     used = {name for text in pages.values() for name in ICON.findall(text)} | {"xmark"}
     if (static / "mathjax.css").exists():
@@ -194,7 +194,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     for kind, text in bundle.items():
         (static / f"book.{kind}").write_text(text, encoding="utf-8")
     for path, text in pages.items():
-        slim = lean(text, path, set(styles), set(scripts), stamp)
+        slim = lean(text, site, set(styles), set(scripts), stamp)
         path.write_text(slim, encoding="utf-8")
     for name in {*styles, *scripts, *UNUSED}:
         (static / name).unlink(missing_ok=True)
