@@ -77,6 +77,7 @@ def printed(site: Path, program: str) -> bytes:
                 "marginBottom": 0.8,
                 "marginLeft": 0.8,
                 "marginRight": 0.8,
+                "scale": 0.85,
                 "printBackground": True,
                 "displayHeaderFooter": True,
                 "headerTemplate": "<span></span>",

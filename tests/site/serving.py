@@ -98,6 +98,10 @@ def system_chromium() -> str | None:
 
 
 def reader_pages(site: Path) -> list[Path]:
-    """Every page that a reader can reach, but for the one that only leads to the home page."""
+    """Every page that a reader can reach by a link.
+
+    Left out are the first page, which only leads to the home page, and the page for addresses
+    that do not exist, which works where the site is published only.
+    """
     found = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
-    return [path for path in found if path != site / "index.html"]
+    return [path for path in found if path not in (site / "index.html", site / "404.html")]

@@ -75,6 +75,40 @@ def has_anchor(page: Path, name: str) -> bool:
     return soup_of(page).find(id=name) is not None
 
 
+def test_a_wrong_address_leads_back(site: Path) -> None:
+    """The page for it is shown at any depth, so it says where everything is from the top."""
+    soup = soup_of(site / "404.html")
+    assert soup.select_one("article h1")
+    for element, attribute in [("link", "href"), ("script", "src"), ("a", "href")]:
+        for tag in soup.find_all(element, attrs={attribute: True}):
+            path = urlsplit(str(tag[attribute])).path
+            if path and not urlsplit(str(tag[attribute])).netloc:
+                assert path.startswith("/"), path
+                assert (site / unquote(path[1:])).exists(), path
+
+
+def test_every_page_says_what_it_is_about(pages: list[Path]) -> None:
+    for path in pages[1:]:
+        soup = soup_of(path)
+        assert soup.title
+        assert soup.find("html", lang="en")
+        if path.parent.name == "book" and path.name != "references.html":
+            for name in ("description", "og:title", "og:description"):
+                tag = soup.select_one(f'meta[name="{name}"], meta[property="{name}"]')
+                assert tag, f"{path.name}: {name}"
+                assert str(tag["content"]).strip()
+
+
+def test_a_chapter_says_how_long_it_takes_and_how_to_run_it(site: Path) -> None:
+    chapters = sorted((site / "book").glob("0*.html"))
+    assert chapters
+    for path in chapters:
+        line = soup_of(path).select_one("h1 + .house-meta")
+        assert line, path.name
+        assert "minutes to read" in line.text
+        assert line.select_one("a[download]")
+
+
 def test_nothing_is_loaded_from_elsewhere(site: Path, pages: list[Path]) -> None:
     outside = []
     for path in pages:
@@ -333,22 +367,40 @@ def test_the_theme_survives_the_way_to_the_next_page(browser: Browser, address: 
     context.close()
 
 
-@pytest.mark.parametrize("width", [320, 640, 768, 1280])
-def test_nothing_is_wider_than_the_window(
-    browser: Browser, site: Path, pages: list[Path], width: int
-) -> None:
+def test_nothing_is_wider_than_the_window(browser: Browser, site: Path, pages: list[Path]) -> None:
     """320 px is also 1280 px at 400 % zoom, 640 px at 200 %."""
-    context = browser.new_context(viewport=ViewportSize(width=width, height=800))
+    context = browser.new_context()
     page = context.new_page()
     wide = []
     for path in pages[1:]:
         page.goto(path.as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        seen = page.evaluate("document.documentElement.scrollWidth")
-        if seen > width:
-            wide.append(f"{path.relative_to(site)}: {seen} px")
+        for width in (320, 640, 768, 1280):
+            page.set_viewport_size({"width": width, "height": 800})
+            seen = page.evaluate("document.documentElement.scrollWidth")
+            if seen > width:
+                wide.append(f"{path.relative_to(site)}: {seen} px in {width}")
     context.close()
     assert not wide, "\n".join(wide)
+
+
+def test_resting_on_a_link_shows_where_it_leads(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport=DESK)
+    page = context.new_page()
+    page.goto(f"{address}/book/05-scaled-dot-product-attention.html")
+    preview = page.get_by_role("tooltip")
+    term = page.locator("article a[href*='glossary.html#term-']").first
+    term.hover()
+    preview.wait_for()
+    assert "attention score" in preview.inner_text()
+    page.keyboard.press("Escape")
+    preview.wait_for(state="detached")
+    equation = page.locator("article p a[href^='#equation-']").first
+    equation.focus()
+    preview.wait_for()
+    assert preview.locator("mjx-container").count()
+    assert equation.get_attribute("aria-describedby") == preview.get_attribute("id")
+    context.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -362,6 +414,14 @@ def test_axe_finds_nothing(browser: Browser, site: Path, pages: list[Path], them
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         page.wait_for_timeout(300)  # the theme makes scrolling regions reachable a little late
         for fault in Axe().run(page).response["violations"]:
+            if fault["id"] == "empty-table-header":  # axe does not see formulas, readers do
+                fault["nodes"] = [
+                    node
+                    for node in fault["nodes"]
+                    if not page.locator(f"{node['target'][0]} math").count()
+                ]
+                if not fault["nodes"]:
+                    continue
             where = "; ".join(node["html"][:160] for node in fault["nodes"][:3])
             found.append(f"{path.relative_to(site)}: {fault['id']} ({fault['impact']}): {where}")
     context.close()
