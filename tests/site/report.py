@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, CDPSession, Page, ViewportSize, sync_playwright
 
@@ -77,15 +78,24 @@ def transferred(browser: Browser, url: str) -> tuple[float, int]:
     context = browser.new_context(viewport=DESK)
     page = context.new_page()
     session = context.new_cdp_session(page)
-    sizes = list[float]()
-    session.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
+    sizes, inside = dict[str, float](), set[str]()
+
+    def asked(event: Any) -> None:
+        if event["request"]["url"].startswith(("data:", "blob:")):  # came with the page
+            inside.add(event["requestId"])
+
+    def loaded(event: Any) -> None:
+        sizes[event["requestId"]] = event["encodedDataLength"]
+
+    session.on("Network.requestWillBeSent", asked)
+    session.on("Network.loadingFinished", loaded)
     session.send("Network.enable")
     page.goto(url, wait_until="networkidle")
     scroll_through(page)
     page.wait_for_timeout(200)
     context.close()
-    loaded = [size for size in sizes if size]  # data: addresses cost nothing
-    return sum(loaded) / 1000, len(loaded)
+    fetched = [size for request, size in sizes.items() if request not in inside]
+    return sum(fetched) / 1000, len(fetched)
 
 
 def painted(browser: Browser, url: str) -> tuple[float, float]:
