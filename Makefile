@@ -5,14 +5,19 @@ PORT   ?= 8000
 ARGS   ?=
 
 BIN   := $(VENV)/bin
+NAME  := attention-scoring-functions
 READY := $(VENV)/.ready
 BUILD := $(BIN)/jupyter-book build . -W -n --keep-going --all
 
+# `make epub` and `make pdf` put their files here; the next `make book` offers them.
+export BOOK_DOWNLOADS ?= $(CURDIR)/_build/downloads
+DOWNLOADS := $(BOOK_DOWNLOADS)
+
 .DEFAULT_GOAL := help
-.PHONY: help book test bench refresh serve lint lock clean
+.PHONY: help book test bench refresh serve site-report epub pdf lint lock clean
 
 help:  ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 book: $(READY)  ## build the book; every warning is an error
 	@$(BUILD)
@@ -31,6 +36,16 @@ serve: $(READY)  ## the book on http://127.0.0.1:8000, built again when a file c
 	@mkdir -p _build/html
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html & trap "kill $$!" EXIT INT TERM; \
 	$(BIN)/watchfiles "sh -c '$(BUILD) -q; echo; echo \"The book: http://127.0.0.1:$(PORT)/\"'" book d2lattn _config.yml _toc.yml
+
+site-report: $(READY)  ## what every page costs its reader, against the targets; ARGS=01 for one
+	$(BIN)/python -m tests.site.report $(ARGS)
+
+epub: $(READY)  ## the book for electronic readers
+	@$(BUILD) --path-output _build/epub --builder custom --custom-builder epub
+	@mkdir -p $(DOWNLOADS) && cp _build/epub/_build/epub/$(NAME).epub $(DOWNLOADS)/ && echo "The book as an EPUB: $(DOWNLOADS)/$(NAME).epub"
+
+pdf: $(READY)  ## the book on paper: Chromium prints it
+	@$(BIN)/python -m tests.site.pdf $(DOWNLOADS)/$(NAME).pdf
 
 lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """What this book asks of Sphinx beyond its settings: links to the fork it was built
-from, formulas without anybody else's server, laboratories where a chapter placed them,
-and labels that say what they label."""
+from, laboratories where a chapter placed them, and labels that say what they label. `maths` and
+`lean`, beside it, do the rest."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-# All that pages load: 4.7 of the 27 MB that the package holds.
-MATHJAX_PARTS = ("tex-chtml.js", "input", "output")
+WORDS_A_MINUTE = 200
 
 # Not in _static, whose scripts Jupyter Book loads on every page.
 LABS = Path(__file__).resolve().parents[1] / "_labs"
@@ -47,22 +47,93 @@ def repository_options(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def mended(body: str) -> str:
-    """A page's HTML with what the writers cannot say in Markdown.
+    """A page's HTML with what the writers cannot say in Markdown, or say wrongly.
 
     A folded cell is called what it shows ("Show code cell source"), not "Toggle hidden
-    content"; Chinese words say that they are Chinese, for the choice of font and voice.
+    content"; Chinese words say that they are Chinese, for the choice of font and voice; an
+    empty corner of a table is no heading, the works of a bibliography are items of a list, and
+    the arguments of a long signature are not a list of definitions.
     """
     body = body.replace(' aria-label="Toggle hidden content"', "")
-    return body.replace('<span class="zh">', '<span class="zh" lang="zh-Hans">')
+    body = body.replace('<span class="zh">', '<span class="zh" lang="zh-Hans">')
+    body = re.sub(r'<th class="([^"]*)">(?:\s*<p>\s*</p>)?\s*</th>', r'<td class="\1"></td>', body)
+    body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    return SIGNATURE.sub(lambda lines: re.sub(r"</?d[ld]>", as_span, lines[0]), body)
 
 
-def fill_in_repository(app: Sphinx, config: Config) -> None:
+SIGNATURE = re.compile(r"<dl>\s*<dd>.*?</dl>", re.DOTALL)
+
+
+def as_span(tag: re.Match[str]) -> str:
+    return {"<dd>": '<span class="sig-line">', "</dd>": "</span>"}.get(tag[0], "")
+
+
+def about(words: int, notebook: str, binder: str) -> str:
+    """The line under a chapter's title: how long it takes to read, how to run it."""
+    ways = [
+        f"{max(1, round(words / WORDS_A_MINUTE))} minutes to read",
+        f'<a href="{notebook}" download>Download the notebook</a>',
+        f'<a href="{binder}">Run it on Binder</a>' if binder else "",
+        '<a href="index.html#how-to-run-it">Run it at home</a>',
+    ]
+    return f'<p class="house-meta">{" · ".join(filter(None, ways))}</p>'
+
+
+def offers(first: str, downloads: list[str]) -> str:
+    """The way into the book, and the forms in which it can be taken along."""
+    ways = [f'<li><a href="{first}">Begin with chapter 1</a></li>'] + [
+        f'<li><a href="../downloads/{name}" download>{Path(name).suffix[1:].upper()}</a></li>'
+        for name in downloads
+    ]
+    return f'<ul class="house-downloads">{"".join(ways)}</ul>'
+
+
+def downloads() -> list[Path]:
+    """The book in other forms, if `make epub` and `make pdf` have made them."""
+    folder = os.environ.get("BOOK_DOWNLOADS", "")
+    if not folder:
+        return []
+    return [path for kind in ("pdf", "epub") for path in sorted(Path(folder).glob(f"*.{kind}"))]
+
+
+def fill_in(app: Sphinx, config: Config) -> None:
+    """What only the environment knows: the repository, and the address of the published site."""
     config.html_theme_options.update(repository_options(os.environ))
+    address = os.environ.get("BOOK_URL", "").strip().rstrip("/")
+    config.notfound_urls_prefix = urlsplit(address).path.rstrip("/") + "/"
+    config.ogp_site_url = f"{address}/" if address else ""
+    config.ogp_image = f"{address}/_static/social.png" if address else None
+    if address:
+        config.html_baseurl = f"{address}/"
+        config.sitemap_url_scheme = "{link}"
+        config.sitemap_excludes = ["404.html", "genindex.html", "search.html", "index.html"]
 
 
 def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    if "body" in context:
-        context["body"] = mended(context["body"])
+    if "body" not in context:
+        return
+    body = mended(context["body"])
+    if app.builder.name == "html" and doctree is not None:
+        line = ""
+        if page == app.config.root_doc:
+            first = app.env.toctree_includes[page][0].rpartition("/")[2] + ".html"
+            line = offers(first, [path.name for path in downloads()])
+            body = body.replace("<figure", line + "\n<figure", 1)
+        elif re.search(r"/\d\d-", page):
+            words = sum(len(node.astext().split()) for node in doctree.findall(nodes.paragraph))
+            notebook = f"../_sources/{page}.ipynb"
+            body = body.replace("</h1>", "</h1>\n" + about(words, notebook, binder(page)), 1)
+    context["body"] = body
+
+
+def binder(page: str) -> str:
+    """Where a chapter runs on somebody else's computer; nowhere if its repository is unknown."""
+    options = repository_options(os.environ)
+    owner = re.fullmatch(r"https://github\.com/([^/]+/[^/]+)", options.get("repository_url", ""))
+    if not owner:
+        return ""
+    branch = options["repository_branch"]
+    return f"https://mybinder.org/v2/gh/{owner[1]}/{branch}?urlpath=lab/tree/{page}.ipynb"
 
 
 def labs_on(body: str) -> list[str]:
@@ -86,25 +157,23 @@ def copy_labs(app: Sphinx) -> None:
         shutil.copytree(LABS, Path(app.outdir, "_static", "labs"), dirs_exist_ok=True)
 
 
-def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
-    if error is not None or app.builder.format != "html":
-        return
-    source = Path(str(files("sphinx-mathjax-offline"))) / "static" / "mathjax"
-    target = Path(app.outdir, "_static", "mathjax")
-    target.mkdir(parents=True, exist_ok=True)
-    for part in MATHJAX_PARTS:
-        if (source / part).is_dir():
-            shutil.copytree(source / part, target / part, dirs_exist_ok=True)
-        else:
-            shutil.copy2(source / part, target / part)
+def copy_downloads(app: Sphinx, error: Exception | None) -> None:
+    if error is None and app.builder.name == "html":
+        for path in downloads():
+            target = Path(app.outdir, "downloads")
+            target.mkdir(exist_ok=True)
+            shutil.copy2(path, target)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.setup_extension("sphinx.ext.mathjax")
-    app.config.mathjax_path = "mathjax/tex-chtml.js"
-    app.connect("config-inited", fill_in_repository)
+    for part in ("maths", "lean", "notfound.extension", "sphinxext.opengraph"):
+        app.setup_extension(part)
+    if os.environ.get("BOOK_URL", "").strip():
+        app.setup_extension("sphinx_sitemap")
+    app.config.epub_cover = ("_static/mark.svg", "epub-cover.html")  # a tuple: not for _config.yml
+    app.connect("config-inited", fill_in, priority=100)
     app.connect("builder-inited", copy_labs)
     app.connect("html-page-context", mend)
     app.connect("html-page-context", add_labs)
-    app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", copy_downloads)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -46,6 +46,41 @@ def test_a_folded_cell_is_called_what_it_shows() -> None:
     assert house.mended(folded) == "<summary><span>Show code</span></summary>"
 
 
+def test_the_empty_corner_of_a_table_is_no_heading() -> None:
+    corner = '<tr><th class="head"><p></p></th><th class="head"><p>d</p></th></tr>'
+    assert house.mended(corner) == corner.replace(
+        '<th class="head"><p></p></th>', '<td class="head"></td>'
+    )
+
+
+def test_the_arguments_of_a_signature_are_no_definitions() -> None:
+    signature = "<dl>\n<dd><em>scores</em>,</dd>\n</dl>"
+    assert house.mended(signature) == '\n<span class="sig-line"><em>scores</em>,</span>\n'
+
+
+def test_a_chapter_tells_how_to_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BOOK_REPOSITORY_URL", raising=False)
+    assert house.binder("book/01-a") == ""
+    monkeypatch.setenv("BOOK_REPOSITORY_URL", "https://github.com/someone/course")
+    address = house.binder("book/01-a")
+    assert address.startswith("https://mybinder.org/v2/gh/someone/course/main")
+    line = house.about(2900, "01-a.ipynb", address)
+    assert "14 minutes" in line
+    assert 'href="01-a.ipynb" download' in line
+    assert address in line
+
+
+def test_the_other_forms_are_offered_once_they_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOOK_DOWNLOADS", str(tmp_path / "none"))
+    assert house.downloads() == []
+    monkeypatch.setenv("BOOK_DOWNLOADS", str(tmp_path))
+    (tmp_path / "course.epub").touch()
+    assert [path.name for path in house.downloads()] == ["course.epub"]
+    assert "../downloads/course.epub" in house.offers("01-a.html", ["course.epub"])
+
+
 def test_chinese_words_say_so() -> None:
     assert house.mended('<span class="zh">键</span>') == '<span class="zh" lang="zh-Hans">键</span>'
 

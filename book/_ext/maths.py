@@ -1,0 +1,129 @@
+"""Formulas set when the book is built, by the MathJax that pages would otherwise load.
+
+A page then needs no script for its formulas, nothing moves when they appear, and a book in EPUB
+form gets them as MathML. Speech and braille come from the MathML that stands beside each one.
+"""
+
+from __future__ import annotations
+
+import html
+import shutil
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from py_mini_racer import MiniRacer
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.math import get_node_equation_number, wrap_displaymath
+
+logger = logging.getLogger(__name__)
+
+PARTS = (
+    "loader",
+    "core",
+    "adaptors/liteDOM",
+    "input/tex-full",
+    "output/chtml",
+    "output/chtml/fonts/tex",
+    "a11y/assistive-mml",
+)
+PACKAGES = "['base', 'ams', 'boldsymbol', 'html', 'newcommand', 'textmacros']"
+FONTS = "output/chtml/fonts/woff-v2"
+
+BEFORE = """
+var MathJax = {loader: {load: []}, startup: {typeset: false}};
+var console = {log() {}, warn() {}, error() {}};
+"""
+AFTER = f"""
+var _ = MathJax._, adaptor = _.adaptors.liteAdaptor.liteAdaptor();
+_.a11y['assistive-mml'].AssistiveMmlHandler(_.handlers.html_ts.RegisterHTMLHandler(adaptor));
+var page = _.mathjax.mathjax.document('', {{
+    InputJax: new _.input.tex_ts.TeX({{packages: {PACKAGES}}}),
+    OutputJax: new _.output.chtml_ts.CHTML({{
+        font: new _.output.chtml.fonts.tex_ts.TeXFont({{fontURL: 'mathjax'}})}}),
+}});
+var writer = new _.core.MmlTree.SerializedMmlVisitor.SerializedMmlVisitor();
+function typeset(tex, display) {{
+    return adaptor.outerHTML(page.convert(tex, {{display: display, em: 16, ex: 8}}));
+}}
+function mathml(tex, display) {{
+    var stop = _.core.MathItem.STATE.CONVERT;
+    return writer.visitTree(page.convert(tex, {{display: display, end: stop}}));
+}}
+function styles() {{ return adaptor.textContent(page.outputJax.styleSheet(page)); }}
+"""
+
+
+class Typesetter:
+    """MathJax in a JavaScript engine of its own. It remembers which characters it has set."""
+
+    def __init__(self) -> None:
+        self.source = Path(str(files("sphinx-mathjax-offline"))) / "static" / "mathjax"
+        self.engine = MiniRacer()
+        self.engine.eval(BEFORE)
+        for part in PARTS:
+            self.engine.eval((self.source / f"{part}.js").read_text(encoding="utf-8"))
+        self.engine.eval(AFTER)
+        self.html = cache(lambda tex, display: self._call("typeset", tex, display))
+        self.mathml = cache(lambda tex, display: self._call("mathml", tex, display))
+
+    def _call(self, name: str, *arguments: Any) -> str:
+        return str(self.engine.call(name, *arguments))
+
+    def styles(self) -> str:
+        """The style sheet of every formula set so far; fonts are in the folder ``mathjax``."""
+        return self._call("styles")
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def set_formula(translator: Any, node: nodes.Node, tex: str, display: bool) -> str:
+    app = translator.builder.app
+    if not hasattr(app, "typesetter"):
+        app.typesetter = Typesetter()
+    write = app.typesetter.mathml if app.builder.name == "epub" else app.typesetter.html
+    formula = write(tex, display)
+    if "<merror" in formula or "<mjx-merror" in formula:
+        logger.warning("this formula cannot be set: %s", tex, location=node)
+    return formula
+
+
+def visit_math(self: Any, node: nodes.math) -> None:
+    self.body.append(self.starttag(node, "span", "", CLASS="math notranslate nohighlight"))
+    self.body.append(set_formula(self, node, node.astext(), False) + "</span>")
+    raise nodes.SkipNode
+
+
+def visit_math_block(self: Any, node: nodes.math_block) -> None:
+    self.body.append(self.starttag(node, "div", CLASS="math notranslate nohighlight"))
+    if node["number"]:
+        number = html.escape(get_node_equation_number(self, node))
+        self.body.append(f'<span class="eqno">({number})')
+        self.add_permalink_ref(node, "Link to this equation")
+        self.body.append("</span>")
+    tex = node.astext()
+    tex = tex if node["nowrap"] else wrap_displaymath(tex, "", False)
+    self.body.append(set_formula(self, node, tex, True) + "</div>\n")
+    raise nodes.SkipNode
+
+
+def finish(app: Sphinx, error: Exception | None) -> None:
+    typesetter = getattr(app, "typesetter", None)
+    if typesetter is None:
+        return
+    if error is None and app.builder.format == "html" and app.builder.name != "epub":
+        static = Path(app.outdir, "_static")
+        shutil.copytree(typesetter.source / FONTS, static / "mathjax", dirs_exist_ok=True)
+        (static / "mathjax.css").write_text(typesetter.styles(), encoding="utf-8")
+    typesetter.close()
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_html_math_renderer("typeset", (visit_math, None), (visit_math_block, None))
+    app.config.html_math_renderer = "typeset"
+    app.connect("build-finished", finish, priority=400)
+    return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": False}

@@ -1,0 +1,210 @@
+"""`make site-report`: what each page costs its reader, against what it may cost.
+
+Every page is loaded with an empty cache from a local server that compresses text as a static
+host does, then scrolled to its end; bytes and requests are those of the whole visit. The paint
+is measured in a second visit, with the processor four times slower behind a line of 1.6 Mbit/s
+with 150 ms round trip. Layout shifts are added up over that visit, scrolling included.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, CDPSession, Page, ViewportSize, sync_playwright
+
+from tests.site.serving import QUIET, build, reader_pages, served, system_chromium
+
+DESK = ViewportSize(width=1280, height=900)
+SLOWER = 4
+LINE = {"offline": False, "latency": 150, "downloadThroughput": 2e5, "uploadThroughput": 2e5}
+TARGETS = {
+    "transferred (kB)": 1200,
+    "requests": 25,
+    "paint (s)": 2.5,
+    "shift": 0.05,
+    "lab (ms)": 100,
+}
+
+WATCH = """
+window.seen = {paint: 0, shift: 0, slowest: 0};
+const watch = (type, then, more) => new PerformanceObserver(list =>
+    list.getEntries().forEach(then)).observe({type, buffered: true, ...more});
+watch("largest-contentful-paint", e => { seen.paint = e.startTime; });
+watch("layout-shift", e => { if (!e.hadRecentInput) seen.shift += e.value; });
+watch("event", e => { if (e.interactionId) seen.slowest = Math.max(seen.slowest, e.duration); },
+      {durationThreshold: 16});
+"""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one visit to a page cost."""
+
+    kilobytes: float
+    requests: int
+    paint: float
+    shift: float
+    lab: float | None  # the slowest answer of a laboratory; None without one
+
+    def row(self) -> list[float | None]:
+        return [self.kilobytes, self.requests, self.paint, self.shift, self.lab]
+
+
+def scroll_through(page: Page) -> None:
+    page.evaluate(
+        """async () => {
+        for (let y = 0; y < document.documentElement.scrollHeight; y += 450) {
+            window.scrollTo({top: y, behavior: "instant"});
+            await new Promise(done => setTimeout(done, 50));
+        }
+    }"""
+    )
+    page.wait_for_load_state("networkidle")
+
+
+def slow_down(session: CDPSession, line: bool) -> None:
+    session.send("Emulation.setCPUThrottlingRate", {"rate": SLOWER})
+    if line:
+        session.send("Network.enable")
+        session.send("Network.emulateNetworkConditions", LINE)
+
+
+def transferred(browser: Browser, url: str) -> tuple[float, int]:
+    context = browser.new_context(viewport=DESK)
+    page = context.new_page()
+    session = context.new_cdp_session(page)
+    sizes, inside = dict[str, float](), set[str]()
+
+    def asked(event: Any) -> None:
+        if event["request"]["url"].startswith(("data:", "blob:")):  # came with the page
+            inside.add(event["requestId"])
+
+    def loaded(event: Any) -> None:
+        sizes[event["requestId"]] = event["encodedDataLength"]
+
+    session.on("Network.requestWillBeSent", asked)
+    session.on("Network.loadingFinished", loaded)
+    session.send("Network.enable")
+    page.goto(url, wait_until="networkidle")
+    scroll_through(page)
+    page.wait_for_timeout(200)
+    context.close()
+    fetched = [size for request, size in sizes.items() if request not in inside]
+    return sum(fetched) / 1000, len(fetched)
+
+
+def painted(browser: Browser, url: str) -> tuple[float, float]:
+    context = browser.new_context(viewport=DESK)
+    context.add_init_script(WATCH)
+    page = context.new_page()
+    slow_down(context.new_cdp_session(page), line=True)
+    page.goto(url, wait_until="networkidle", timeout=90_000)
+    page.wait_for_timeout(500)
+    paint = page.evaluate("seen.paint")
+    scroll_through(page)
+    shift = page.evaluate("seen.shift")
+    context.close()
+    return paint / 1000, shift
+
+
+def slowest_interaction(browser: Browser, url: str) -> float | None:
+    """Drive every input of every laboratory by keyboard and mouse, the processor slowed down."""
+    context = browser.new_context(viewport=DESK)
+    context.add_init_script(WATCH)
+    page = context.new_page()
+    page.goto(url, wait_until="networkidle")
+    inputs = page.locator(".lab :is(input, select, button):visible").all()
+    if not inputs:
+        context.close()
+        return None
+    slow_down(context.new_cdp_session(page), line=False)
+    for control in inputs:
+        control.scroll_into_view_if_needed()
+        kind = control.evaluate("e => e.localName + ':' + e.type")
+        if kind == "input:range":
+            control.focus()
+            for key in ["ArrowRight"] * 5 + ["PageUp", "Home", "End", "PageDown"]:
+                page.keyboard.press(key)
+                page.wait_for_timeout(60)
+            box = control.bounding_box()
+            assert box
+            page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+            page.mouse.down()
+            page.mouse.move(box["x"] + box["width"] * 3 / 4, box["y"] + box["height"] / 2, steps=8)
+            page.mouse.up()
+        elif kind.startswith("select"):
+            control.focus()
+            for _ in range(4):
+                page.keyboard.press("ArrowDown")
+                page.wait_for_timeout(60)
+        elif control.is_enabled():
+            control.click()
+        page.wait_for_timeout(100)
+    slowest = page.evaluate("seen.slowest")
+    context.close()
+    return slowest
+
+
+def visit(browser: Browser, url: str) -> Visit:
+    return Visit(
+        *transferred(browser, url), *painted(browser, url), slowest_interaction(browser, url)
+    )
+
+
+def printed(visits: dict[str, Visit], size: float, seconds: float) -> tuple[str, bool]:
+    """The table, and whether every target is met."""
+    met = True
+    lines = ["| page | " + " | ".join(TARGETS) + " |", "|---|" + "---:|" * len(TARGETS)]
+    lines.append("| *target* | " + " | ".join(f"< {most:g}" for most in TARGETS.values()) + " |")
+    for name, seen in visits.items():
+        cells = []
+        for value, most in zip(seen.row(), TARGETS.values(), strict=True):
+            text = "–" if value is None else f"{value:.3g}" if value < 10 else f"{value:.0f}"
+            missed = value is not None and value >= most
+            met &= not missed
+            cells.append(f"**{text}, not met**" if missed else text)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for what, seen_total, most, unit in (
+        ("the whole site", size, 25, "MB"),
+        ("`make book`", seconds, 30, "s"),
+    ):
+        verdict = "met" if seen_total < most else "**not met**"
+        met &= seen_total < most
+        lines.append(f"\n{what}: {seen_total:.1f} {unit}, target under {most} {unit}: {verdict}")
+    return "\n".join(lines), met
+
+
+def main(names: list[str]) -> int:
+    program = system_chromium()
+    if program is None:
+        print("no Chromium on this machine: nothing was measured", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        start = time.perf_counter()
+        result = build(Path(folder))
+        seconds = time.perf_counter() - start
+        if result.returncode:
+            print(result.stderr[-4000:], file=sys.stderr)
+            return 1
+        site = Path(folder, "_build", "html")
+        size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) / 1e6
+        browser = playwright.chromium.launch(executable_path=program, args=QUIET)
+        with served(site) as address:
+            visits = {
+                str(path.relative_to(site)): visit(browser, f"{address}/{path.relative_to(site)}")
+                for path in reader_pages(site)
+                if "_modules" not in path.parts and any(name in path.name for name in names)
+            }
+        browser.close()
+    table, met = printed(visits, size, seconds)
+    print(table)
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:] or [""]))

@@ -1,0 +1,107 @@
+"""Building the book, serving it as a static host would, and the browser that opens it."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+QUIET = [  # it asks for nothing by itself
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TEXT = {".html", ".css", ".js", ".mjs", ".svg", ".json", ".ipynb", ".txt", ".xml"}
+
+
+def build(folder: Path, builder: str = "html") -> subprocess.CompletedProcess[str]:
+    """Build the book into ``folder/_build``, as `make book` does; every warning is an error."""
+    kind = ["--builder", "custom", "--custom-builder", builder] if builder != "html" else []
+    command = f"build {ROOT} --path-output {folder} -W -n --keep-going --all".split() + kind
+    return subprocess.run(
+        [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", *command],
+        cwd=folder,
+        env={key: value for key, value in os.environ.items() if not key.startswith("BOOK_")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class StaticHost(SimpleHTTPRequestHandler):
+    """Files under ``/course/``, text compressed, as GitHub Pages sends them."""
+
+    protocol_version = "HTTP/1.1"
+
+    def translate_path(self, path: str) -> str:
+        inside = path.startswith("/course/")
+        return super().translate_path(path.removeprefix("/course") if inside else "/absent")
+
+    def send_head(self) -> BytesIO | None:
+        path = Path(self.translate_path(self.path))
+        if path.is_dir():
+            path /= "index.html"
+        if not path.is_file():
+            self.send_error(404)
+            return None
+        body = path.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", self.guess_type(str(path)))
+        if path.suffix in TEXT and "gzip" in self.headers.get("Accept-Encoding", ""):
+            body = gzip.compress(body, compresslevel=6)
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        return BytesIO(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # the browser left, that is all
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+@contextmanager
+def served(site: Path) -> Iterator[str]:
+    """The address of the pages, under a path of their own as on GitHub Pages."""
+    server = Server(("127.0.0.1", 0), partial(StaticHost, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/course"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def system_chromium() -> str | None:
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def reader_pages(site: Path) -> list[Path]:
+    """Every page that a reader can reach by a link.
+
+    Left out are the first page, which only leads to the home page, and the page for addresses
+    that do not exist, which works where the site is published only.
+    """
+    found = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
+    return [path for path in found if path not in (site / "index.html", site / "404.html")]

@@ -1,0 +1,49 @@
+"""Formulas set by book/_ext/maths.py, in the engine that the build uses."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "book" / "_ext" / "maths.py"
+_spec = importlib.util.spec_from_file_location("maths", SOURCE)
+assert _spec
+assert _spec.loader
+maths = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(maths)
+
+
+@pytest.fixture(scope="module")
+def typesetter() -> Iterator[Any]:
+    typesetter = maths.Typesetter()
+    yield typesetter
+    typesetter.close()
+
+
+def test_a_formula_is_seen_and_heard(typesetter: Any) -> None:
+    formula = typesetter.html(r"\frac{q}{\sqrt d}", False)
+    assert "<mjx-mfrac>" in formula
+    assert "<mjx-assistive-mml" in formula
+    assert "<mfrac>" in formula
+    assert 'aria-hidden="true"' in formula
+
+
+def test_an_electronic_book_gets_mathml_alone(typesetter: Any) -> None:
+    formula = typesetter.mathml(r"\frac{q}{\sqrt d}", True)
+    assert formula.startswith("<math ")
+    assert "mjx-container" not in formula
+
+
+def test_the_styles_cover_what_was_set(typesetter: Any) -> None:
+    typesetter.html(r"\alpha", False)
+    assert "1D6FC" in typesetter.styles()
+
+
+@pytest.mark.parametrize("tex", [r"\frac{1}", r"\nosuchcommand", "a_b_c"])
+def test_a_faulty_formula_is_an_error(typesetter: Any, tex: str) -> None:
+    assert "<mjx-merror" in typesetter.html(tex, False)
+    assert "<merror" in typesetter.mathml(tex, False)
