@@ -11,6 +11,14 @@ from d2lattn.exercises.chapter_01 import (
     check_01_triangular,
     check_01_two_widths,
 )
+from d2lattn.exercises.chapter_02 import (
+    check_02_backwards,
+    check_02_by_hand,
+    check_02_counted,
+    check_02_fair,
+    check_02_key_gradient,
+    check_02_shapes,
+)
 from d2lattn.exercises.chapter_03 import (
     check_03_by_hand,
     check_03_gradient,
@@ -27,6 +35,12 @@ __all__ = [
     "check_01_more_data",
     "check_01_triangular",
     "check_01_two_widths",
+    "check_02_backwards",
+    "check_02_by_hand",
+    "check_02_counted",
+    "check_02_fair",
+    "check_02_key_gradient",
+    "check_02_shapes",
     "check_03_by_hand",
     "check_03_gradient",
     "check_03_left_padding",
