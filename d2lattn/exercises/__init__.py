@@ -26,6 +26,15 @@ from d2lattn.exercises.chapter_03 import (
     check_03_masked_softmax,
     check_03_window,
 )
+from d2lattn.exercises.chapter_04 import (
+    check_04_bound,
+    check_04_by_hand,
+    check_04_bytes,
+    check_04_lost_matrix,
+    check_04_rescue,
+    check_04_same_weights,
+    check_04_score,
+)
 from d2lattn.exercises.engine import Verdict
 
 __all__ = [
@@ -46,4 +55,11 @@ __all__ = [
     "check_03_left_padding",
     "check_03_masked_softmax",
     "check_03_window",
+    "check_04_bound",
+    "check_04_by_hand",
+    "check_04_bytes",
+    "check_04_lost_matrix",
+    "check_04_rescue",
+    "check_04_same_weights",
+    "check_04_score",
 ]
