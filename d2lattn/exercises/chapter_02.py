@@ -115,6 +115,8 @@ def check_02_backwards(answer: Any) -> Verdict:
                     "the exponential?"),
             Mistake(lambda w: -reference(w), "The sign is turned: a larger weight comes from a "
                     "larger score."),
+            Mistake(lambda w: -w.log(), "The sign is turned: a larger weight comes from a larger "
+                    "score."),
             *(
                 Mistake(lambda w, tiny=tiny: reference(w + tiny), "You kept away from the "
                         "logarithm of 0, and a weight of exactly 0 came out with a finite score. "
@@ -174,6 +176,8 @@ def check_02_counted(answer: Any) -> Verdict:
                     "logarithm of 0 is just that."),
             Mistake(lambda s, c, v: (s + c.clamp(min=1).log()).softmax(-1) @ v, "A pair that does "
                     "not count still takes its share. Which score has weight zero?"),
+            Mistake(lambda s, c, v: c * s.exp() / (c * s.exp()).sum() @ v, "You divided by the sum "
+                    "of the whole table. Each query has a denominator of its own: its row."),
             Mistake(by_division, "The exponential of a large score is ∞, and ∞/∞ is `nan`. Change "
                     "the score instead of its exponential, and let the softmax do the rest."),
             Mistake(lambda s, c, v: (s + c.log()).softmax(0) @ v, "The softmax runs over the "
@@ -255,6 +259,9 @@ def check_02_fair(answer: Any) -> Verdict:
                     .softmax(-1) @ v,
                     "You divided along the wrong axis: each *row* is a vector and should have "
                     "length 1."),
+            Mistake(lambda q, k, v, s: (s * q @ k.mT / (q.norm() * k.norm())).softmax(-1) @ v,
+                    "You divided by the length of the whole table. Each row is a vector and has "
+                    "a length of its own."),
             Mistake(lambda q, k, v, s: (-s * torch.cdist(q, k)).softmax(-1) @ v,
                     "This scores by distance. A cosine looks at directions only, not at lengths."),
             Mistake(lambda q, k, v, s: (s * cosine(q, k)).softmax(-1),

@@ -125,6 +125,8 @@ def check_04_score(answer: Any) -> Verdict:
                     "but not yet added up."),
             Mistake(with_sums(lambda sums, w: (sums.tanh() @ w)[..., None]), "An axis of length "
                     "one is left at the end: there is one number for each query and key."),
+            Mistake(with_sums(lambda sums, w: w @ sums.tanh()), "w_v met the keys: a vector in "
+                    "front sums over the last axis but one. Behind, it sums over the last."),
             Mistake(apart, "You squashed queries and keys apart. Then the query is the same for "
                     "all keys again: the bend has to come *after* the sum."),
             Mistake(by_product, "You multiplied the two. This attention is called additive."),
@@ -206,6 +208,8 @@ def check_04_same_weights(answer: Any) -> Verdict:
                     "keys. What do you know of their scores?"),
             Mistake(lambda keys, n: not reference(keys, n), "It is the other way round: where keys "
                     "differ, a score can tell them apart."),
+            Mistake(lambda keys, n: torch.tensor(reference(keys, n)), "This is a tensor that holds "
+                    "a truth value. `bool(…)` makes a Python one of it."),
             Mistake(lambda keys, n: True, "This is always true. When can a score tell two keys "
                     "apart?"),
             Mistake(lambda keys, n: False, "This is always false. Think of keys that are all "

@@ -151,6 +151,11 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_04_score, unweighed, "w_v has no influence"),
     (check_04_score, squashed_apart, "squashed queries and keys apart"),
     (check_04_score, multiplied, "multiplied the two"),
+    (
+        check_04_score,
+        lambda q, k, a, b, w: w @ torch.tanh((q @ a.T)[:, :, None] + (k @ b.T)[:, None]),
+        "w_v met the keys",
+    ),
     (check_04_score, keys_first, "Queries and keys are exchanged"),
     (check_04_score, lambda q, k, a, b, w: by_einsum(q, k, a, b, w).softmax(-1), "These are weig"),
     (check_04_score, lambda q, k, a, b, w: by_einsum(q, k, b, a, w), "no shape complained"),
@@ -162,6 +167,11 @@ WRONG: list[tuple[Check, Any, str]] = [
     ),
     (check_04_same_weights, lambda keys, n: (keys == keys[:, :1]).all().item(), "valid length"),
     (check_04_same_weights, lambda keys, n: (keys == 1.0).all().item(), "nothing special"),
+    (
+        check_04_same_weights,
+        lambda keys, n: (keys[0, : int(n[0])] == keys[0, 0]).all(),
+        "makes a Python one",
+    ),
     (check_04_same_weights, without_batch, "different examples"),
     (check_04_same_weights, sum_of_all, "same sum"),
     (check_04_same_weights, up_to, "One key too many"),
