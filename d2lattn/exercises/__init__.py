@@ -18,6 +18,13 @@ from d2lattn.exercises.chapter_03 import (
     check_03_masked_softmax,
     check_03_window,
 )
+from d2lattn.exercises.chapter_08 import (
+    check_08_by_hand,
+    check_08_gradient,
+    check_08_merge,
+    check_08_one_tile,
+    check_08_square,
+)
 from d2lattn.exercises.engine import Verdict
 
 __all__ = [
@@ -32,4 +39,9 @@ __all__ = [
     "check_03_left_padding",
     "check_03_masked_softmax",
     "check_03_window",
+    "check_08_by_hand",
+    "check_08_gradient",
+    "check_08_merge",
+    "check_08_one_tile",
+    "check_08_square",
 ]
