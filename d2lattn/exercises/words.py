@@ -39,7 +39,7 @@ def explained(error: BaseException) -> str:
     for part, meaning in _MEANINGS.items():
         if part in text:
             return meaning
-    return f"It stops with `{type(error).__name__}`: {text}."
+    return f"It stops with `{type(error).__name__}`: {text.rstrip('.')}."
 
 
 def difference(value: Any, want: Any) -> str:
