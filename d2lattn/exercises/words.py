@@ -46,8 +46,10 @@ def difference(value: Any, want: Any) -> str:
     """What can be said about a wrong result without knowing the mistake."""
     if not isinstance(want, Tensor):
         wrong_kind = not isinstance(value, type(want) | int | float)
-        return f"A {type(want).__name__} is asked for; {got(value)}." if wrong_kind else (
-            f"The result is not right; {got(value)}.")  # fmt: skip
+        if wrong_kind:
+            found = "got a tensor" if isinstance(value, Tensor) else got(value)
+            return f"A {type(want).__name__} is asked for; {found}."
+        return f"The result is not right; {got(value)}."
     if not isinstance(value, Tensor):
         return f"A tensor is asked for; {got(value)}."
     if value.shape != want.shape:
