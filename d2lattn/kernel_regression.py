@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +11,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2lattn.attention import Attention, Score, check_same_width
+from d2lattn.bandwidth import (
+    gaussian_losses,
+    least,
+    minimise,
+    minimise_by_feature,
+    reach_of_a_gaussian,
+    sensible_range,
+    without_copies,
+)
 from d2lattn.masking import (
     at_least_float32,
     check_floating,
@@ -512,7 +521,7 @@ class NadarayaWatson(nn.Module):
         """
         x, y = self._fitted()
         tick = _progress_bar("round").update if progress else lambda share: None
-        points, targets = _without_copies(_columns(x).double(), _columns(y).double())
+        points, targets = without_copies(_columns(x).double(), _columns(y).double())
         if len(points) < 3:
             raise ValueError(
                 f"x must hold at least 3 different measurements to select a bandwidth; "
@@ -528,7 +537,7 @@ class NadarayaWatson(nn.Module):
         def losses(bandwidths: Sequence[Tensor]) -> list[float]:
             found = [math.nan] * len(bandwidths)
             if self.kernel == "gaussian" and all(h.ndim == 0 for h in bandwidths):
-                found = _gaussian_losses(points, targets, bandwidths, tick)
+                found = gaussian_losses(points, targets, bandwidths, tick)
             for i in (i for i, loss in enumerate(found) if math.isnan(loss)):
                 trial = NadarayaWatson(bandwidths[i], self.kernel).fit(points, targets)
                 found[i] = trial._loo_loss()
@@ -544,11 +553,11 @@ class NadarayaWatson(nn.Module):
             ]
             if not grid:
                 raise ValueError("candidates must hold at least one bandwidth; got none")
-            best = _least(losses, grid)
+            best = least(losses, grid)
         elif self.bandwidth.ndim == 0:
-            best = _minimise(losses, *_sensible_range(points))
+            best = minimise(losses, *sensible_range(points))
         else:
-            best = _minimise_by_feature(losses, points)
+            best = minimise_by_feature(losses, points)
         if math.isinf(best.loss):
             raise ValueError(
                 f"candidates must reach from each point to another; with the {self.kernel} "
@@ -672,7 +681,7 @@ class NadarayaWatson(nn.Module):
             h = self.bandwidth.double().squeeze()
             q, k = queries.squeeze(-1) / h, keys.squeeze(-1) / h
             if self.kernel == "gaussian":
-                beyond = _reach(len(k), 37.0 if self._dtype == torch.float64 else 17.0)
+                beyond = reach_of_a_gaussian(len(k), 37.0 if self._dtype == torch.float64 else 17.0)
                 nearest = distance_to_nearest(q, k, leave_out=leave_out)
                 reach = (nearest.square() + beyond**2).sqrt()
             else:
@@ -816,135 +825,3 @@ def _progress_bar(unit: str, items: Sequence[Any] | None = None) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(items, unit=unit)
-
-
-def _without_copies(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The data, or the smaller set of which they are exact copies."""
-    rows, copies = torch.cat([x, y], dim=-1).unique(dim=0, return_counts=True)
-    if int(copies.min()) == 1:
-        return x, y
-    rows = rows.repeat_interleave(copies // copies.min(), dim=0)
-    return rows[:, : x.shape[-1]], rows[:, x.shape[-1] :]
-
-
-def _sensible_range(x: Float[Tensor, "n features"]) -> tuple[float, float]:
-    """From less than the distance of close neighbours to much more than that of the farthest."""
-    points = x.unique(dim=0)
-    if points.shape[-1] == 1:
-        gaps = distance_to_nearest(points.squeeze(-1), points.squeeze(-1), leave_out=True)
-    else:
-        gaps = torch.stack([_gap_to_nearest(points, i) for i in range(len(points))])
-    extent = (points.amax(dim=0) - points.amin(dim=0)).amax()
-    return float(gaps.quantile(0.1)) / 4, float(extent) * 10
-
-
-def _gap_to_nearest(points: Float[Tensor, "n features"], i: int) -> Float[Tensor, ""]:
-    gaps = (points - points[i]).abs().amax(dim=-1)
-    return gaps[gaps > 0].amin()
-
-
-class _Choice(NamedTuple):
-    loss: float
-    bandwidth: Tensor
-
-
-_Losses = Callable[[Sequence[Tensor]], list[float]]
-
-
-def _least(losses: _Losses, grid: Sequence[Tensor]) -> _Choice:
-    found = losses(grid)
-    best = min(range(len(grid)), key=found.__getitem__)
-    return _Choice(found[best], grid[best])
-
-
-def _minimise(
-    losses: _Losses, low: float, high: float, *, start: int = 40, zoom: int = 8
-) -> _Choice:
-    """Minimum over a geometric grid that is then made finer, again and again, around its best."""
-    grid = torch.logspace(math.log10(low), math.log10(high), start, dtype=torch.float64)
-    for _ in range(zoom):
-        found = losses(list(grid))
-        best = min(range(len(grid)), key=found.__getitem__)
-        around = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
-        grid = torch.logspace(math.log10(around[0]), math.log10(around[1]), 9, dtype=torch.float64)
-    return _least(losses, list(grid))
-
-
-def _minimise_by_feature(
-    losses: _Losses, points: Float[Tensor, "n features"], *, sweeps: int = 5
-) -> _Choice:
-    """One common factor of the spreads first, then each feature in turn until nothing moves."""
-    spread = points.std(dim=0)
-    spread = torch.where(spread > 0, spread, 1.0)
-
-    def of_factors(factors: Sequence[Tensor]) -> list[float]:
-        return losses([factor * spread for factor in factors])
-
-    best = _minimise(of_factors, *_sensible_range(points / spread), zoom=2)
-    best = _Choice(best.loss, best.bandwidth * spread)
-    for _ in range(sweeps):
-        before = best.loss
-        for feature in range(len(spread)):
-
-            def along(
-                values: Sequence[Tensor], h: Tensor = best.bandwidth, feature: int = feature
-            ) -> list[float]:
-                return losses([h.index_fill(0, torch.tensor(feature), float(v)) for v in values])
-
-            extent = float(points[:, feature].amax() - points[:, feature].amin()) or 1.0
-            found = _minimise(along, extent * 1e-3, extent * 10, start=20, zoom=5)
-            index = torch.tensor(feature)
-            h = best.bandwidth.index_fill(0, index, float(found.bandwidth))
-            best = _Choice(found.loss, h)
-        if best.loss > before * (1 - 1e-6):
-            break
-    return best
-
-
-@torch.no_grad()
-def _gaussian_losses(
-    x: Float[Tensor, "n features"],
-    y: Float[Tensor, "n outputs"],
-    bandwidths: Sequence[Tensor],
-    tick: Callable[[float], Any],
-) -> list[float]:
-    """Mean squared leave-one-out residuals, from distances that serve all the bandwidths.
-
-    Kernels over their sum, without a maximum; nan for a bandwidth where the sum is too small
-    for that anywhere. A pair is visited once, in one dimension only if it is in reach.
-    """
-    n = len(x)
-    factors = [-0.5 / float(h) ** 2 for h in bandwidths]
-    reach = [math.inf] * len(bandwidths)
-    if x.shape[-1] == 1:
-        order = x.squeeze(-1).argsort()
-        x, y = x[order], y[order]
-        nearest = distance_to_nearest(x.squeeze(-1), x.squeeze(-1), leave_out=True).amax()
-        reach = [math.hypot(float(nearest), float(h) * _reach(n)) for h in bandwidths]
-    tiny = torch.finfo(x.dtype).tiny
-    lowest = math.log(tiny) + 2.0  # so that no kernel is a denormal number
-    values = torch.cat([y - y.mean(dim=0), torch.ones_like(y[:, :1])], dim=-1).T.contiguous()
-    sums = x.new_zeros(len(bandwidths), *values.shape)
-    num_rows = max(1, _PAIRS_OF_A_TILE // n)
-    for start in range(0, n, num_rows):
-        stop = min(start + num_rows, n)
-        squares = x.new_zeros(())
-        for feature in x.T:
-            squares = squares + (feature[start:stop, None] - feature[start:]).square_()
-        squares.fill_diagonal_(math.inf)
-        for total, factor, far in zip(sums, factors, reach, strict=True):
-            last = n
-            if math.isfinite(far):
-                last = int(torch.searchsorted(x[:, 0].contiguous(), x[stop - 1] + far, right=True))
-            kernels = (squares[:, : last - start] * factor).clamp_(min=lowest).exp_()
-            total[:, start:stop] += values[:, start:last] @ kernels.T
-            total[:, stop:last] += values[:, start:stop] @ kernels[:, stop - start :]
-        tick((stop - start) / n)
-    residuals = values[:-1] - sums[:, :-1] / sums[:, -1:]
-    losses = residuals.square().mean(dim=(1, 2))
-    return losses.masked_fill((sums[:, -1] < math.sqrt(tiny)).any(dim=-1), math.nan).tolist()
-
-
-def _reach(n: int, digits: float = 37.0) -> float:
-    """In bandwidths: beyond, n Gaussian kernels together weigh e^-digits of the nearest one."""
-    return math.sqrt(2 * (math.log(n) + digits))

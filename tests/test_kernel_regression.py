@@ -11,6 +11,7 @@ import torch
 from statsmodels.nonparametric.kernel_regression import KernelReg
 from torch import Tensor
 
+import d2lattn.bandwidth
 import d2lattn.kernel_regression
 from d2lattn import (
     Attention,
@@ -633,6 +634,7 @@ def test_the_same_bandwidth_is_selected_whatever_the_windows(kernel, monkeypatch
     expected = NadarayaWatson(1.0, kernel).fit(x, y).select_bandwidth().bandwidth
     monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", 0)
     monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_OF_A_TILE", 100)
+    monkeypatch.setattr(d2lattn.bandwidth, "_PAIRS_OF_A_TILE", 100)
     close(NadarayaWatson(1.0, kernel).fit(x, y).select_bandwidth().bandwidth, expected, 1e-6)
 
 
@@ -640,7 +642,7 @@ def test_losses_that_share_distances_are_those_of_the_residuals():
     x, y = measurements(80)
     grid = [0.001, 0.05, 0.3, 2.0, 40.0]
     columns = x.unsqueeze(-1), y.unsqueeze(-1)
-    shared = d2lattn.kernel_regression._gaussian_losses(
+    shared = d2lattn.bandwidth.gaussian_losses(
         *columns, list(torch.tensor(grid, dtype=torch.float64)), lambda share: None
     )
     assert math.isnan(shared[0])  # a point without neighbours: the kernels underflow
