@@ -11,12 +11,29 @@ from d2lattn.exercises.chapter_01 import (
     check_01_triangular,
     check_01_two_widths,
 )
+from d2lattn.exercises.chapter_02 import (
+    check_02_backwards,
+    check_02_by_hand,
+    check_02_counted,
+    check_02_fair,
+    check_02_key_gradient,
+    check_02_shapes,
+)
 from d2lattn.exercises.chapter_03 import (
     check_03_by_hand,
     check_03_gradient,
     check_03_left_padding,
     check_03_masked_softmax,
     check_03_window,
+)
+from d2lattn.exercises.chapter_04 import (
+    check_04_bound,
+    check_04_by_hand,
+    check_04_bytes,
+    check_04_lost_matrix,
+    check_04_rescue,
+    check_04_same_weights,
+    check_04_score,
 )
 from d2lattn.exercises.engine import Verdict
 
@@ -27,9 +44,22 @@ __all__ = [
     "check_01_more_data",
     "check_01_triangular",
     "check_01_two_widths",
+    "check_02_backwards",
+    "check_02_by_hand",
+    "check_02_counted",
+    "check_02_fair",
+    "check_02_key_gradient",
+    "check_02_shapes",
     "check_03_by_hand",
     "check_03_gradient",
     "check_03_left_padding",
     "check_03_masked_softmax",
     "check_03_window",
+    "check_04_bound",
+    "check_04_by_hand",
+    "check_04_bytes",
+    "check_04_lost_matrix",
+    "check_04_rescue",
+    "check_04_same_weights",
+    "check_04_score",
 ]
