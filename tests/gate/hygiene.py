@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 
 from tests.gate.compare import GLUED, is_compared, is_glued
+from tests.gate.exercises import exercises, questions
 from tests.gate.names import names
 from tests.gate.pages import LINK, ROLE, Book, Cell, Page, prose, without_targets
 from tests.gate.timings import TIMINGS, untimely
@@ -264,4 +265,6 @@ CHECKS: list[Check] = [
     glue,
     links,
     names,
+    exercises,
+    questions,
 ]

@@ -128,7 +128,8 @@ def _tidy(cell: NotebookNode, count: int | None) -> bool:
     for output in cell.outputs:
         if output.output_type == "execute_result" and output.execution_count != count:
             wrong, output.execution_count = True, count
-    for key in _VOLATILE & cell.metadata.keys():
+    folded = {"jupyter"} if "hide-cell" in cell.metadata.get("tags", []) else set()
+    for key in (_VOLATILE - folded) & cell.metadata.keys():
         wrong = True
         del cell.metadata[key]
     return wrong

@@ -1,0 +1,35 @@
+"""Checks for the exercises of the book: they try an answer, and say what is wrong with it.
+
+Each takes a reader's function or numbers and returns a :class:`Verdict`. It prints nothing,
+changes nothing, and never shows the solution.
+"""
+
+from d2lattn.exercises.chapter_01 import (
+    check_01_by_hand,
+    check_01_leave_one_out,
+    check_01_more_data,
+    check_01_triangular,
+    check_01_two_widths,
+)
+from d2lattn.exercises.chapter_03 import (
+    check_03_by_hand,
+    check_03_gradient,
+    check_03_left_padding,
+    check_03_masked_softmax,
+    check_03_window,
+)
+from d2lattn.exercises.engine import Verdict
+
+__all__ = [
+    "Verdict",
+    "check_01_by_hand",
+    "check_01_leave_one_out",
+    "check_01_more_data",
+    "check_01_triangular",
+    "check_01_two_widths",
+    "check_03_by_hand",
+    "check_03_gradient",
+    "check_03_left_padding",
+    "check_03_masked_softmax",
+    "check_03_window",
+]

@@ -1,0 +1,259 @@
+"""Checks for the exercises of chapter 3, masked softmax."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.masking import length_mask, masked_softmax
+
+
+def check_03_by_hand(answer: Any) -> Verdict:
+    """Check the weights of scores log 2, 0 and log 5 with valid lengths 2, 3, 1 and 0."""
+    whole = [2 / 8, 1 / 8, 5 / 8]
+    one, none = [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]
+    return check_numbers(
+        answer,
+        expected=[[2 / 3, 1 / 3, 0.0], whole, one, none],
+        mistakes=[
+            Mistake([[2 / 8, 1 / 8, 0.0], whole, [2 / 8, 0.0, 0.0], none],
+                    "You set weights to zero after the softmax, so the rows do not add up to one. "
+                    "See “First attempt”."),
+            Mistake([[2 / 4, 1 / 4, 1 / 4], whole, [2 / 4, 1 / 4, 1 / 4], [1 / 3] * 3],
+                    "You gave padding the score 0, and e⁰ is 1. Its exponential has to be 0."),
+            Mistake([[2 / 3, 1 / 3, 0.0], whole, one, [1 / 3] * 3],
+                    "All but the last are right. With length 0 nobody may be attended to, and "
+                    "even weights are attention to padding. See “What should a query get that "
+                    "has nothing to attend to?”"),
+            Mistake([[2 / 3, 1 / 3, 0.0], whole, one, whole],
+                    "All but the last are right. Length 0 does not mean “no mask”: nobody may be "
+                    "attended to."),
+            Mistake([whole, whole, [2 / 3, 1 / 3, 0.0], one],
+                    "One key too many: a place is valid if its number, from 0, is *less* than "
+                    "the length."),
+            Mistake([[math.log(2), 0.0, 0.0], [math.log(2), 0.0, math.log(5)],
+                     [math.log(2), 0.0, 0.0], none],
+                    "These are scores. Raise e to their power and divide by the sum."),
+        ],
+        right="Hiding the third key multiplied both others by the same number, 8/3: a mask "
+        "changes how much there is to share, never the ratio of two valid weights.",
+    )  # fmt: skip
+
+
+def check_03_masked_softmax(answer: Any) -> Verdict:
+    """Check weights of 4-D scores, ``answer(scores, valid_lens)``, one length for each batch."""
+
+    def reference(scores: Tensor, valid_lens: Tensor) -> Tensor:
+        return masked_softmax(scores, mask=allowed(scores, valid_lens))
+
+    def allowed(scores: Tensor, valid_lens: Tensor) -> Tensor:
+        return length_mask(valid_lens, scores.shape[-1])[:, None, None, :].expand_as(scores)
+
+    def filled(scores: Tensor, valid_lens: Tensor, fill: float, axis: int = -1) -> Tensor:
+        hidden = scores.clone()
+        hidden[~allowed(scores, valid_lens)] = fill
+        return hidden.softmax(axis)
+
+    def over(axis: int) -> Any:
+        def wrong(scores: Tensor, valid_lens: Tensor) -> Tensor:
+            return filled(scores, valid_lens, -math.inf, axis).nan_to_num(0.0)
+
+        return wrong
+
+    def aligned(*shape: int) -> Any:
+        """The lengths laid along an axis where they do not belong."""
+
+        def wrong(scores: Tensor, valid_lens: Tensor) -> Tensor:
+            places = torch.arange(scores.shape[-1]) < valid_lens.reshape(shape)
+            return masked_softmax(scores, mask=places.expand_as(scores))
+
+        return wrong
+
+    axis = "The softmax runs over the {}: the weights of one query, over the *keys*, add up to one."
+    lined_up = ("The lengths are lined up with the {}. They belong to the batch: give them a shape "
+                "that broadcasts to (batch, heads, queries, keys).")  # fmt: skip
+    empty = "See “What should a query get that has nothing to attend to?”"
+    random = torch.Generator().manual_seed(4)
+
+    def scores(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random)
+
+    return check_function(
+        answer,
+        reference=reference,
+        cases=[
+            (torch.tensor([[[[0.0, 1.0, 2.0]]]]), torch.tensor([2])),
+            (torch.zeros(2, 2, 2, 2), torch.tensor([1, 2])),
+            (torch.zeros(1, 1, 2, 2), torch.tensor([2])),
+            (torch.zeros(1, 1, 1, 2), torch.tensor([0])),
+            (torch.tensor([[[[-2e6, -2e6, 0.0]]]]), torch.tensor([2])),
+            (torch.zeros(2, 1, 1, 2, dtype=torch.float16), torch.tensor([1, 0])),
+            (scores(2, 3, 4, 5), torch.tensor([5, 3])),
+            (scores(3, 3, 3, 6), torch.tensor([1, 6, 0])),
+            (scores(3, 2, 1, 4).requires_grad_(), torch.tensor([2, 4, 3])),
+        ],
+        mistakes=[
+            Mistake(lambda s, n: s.softmax(-1),
+                    "The mask has no influence: padding still takes its share."),
+            Mistake(lambda s, n: s.softmax(-1) * allowed(s, n),
+                    "You set weights to zero after the softmax, so a row no longer adds up to "
+                    "one. Act on the scores. See “First attempt”."),
+            Mistake(lambda s, n: (s * allowed(s, n)).softmax(-1),
+                    "You multiplied scores by zero. A score of 0 is not a weight of 0, since e⁰ "
+                    "is 1. See “Why is there padding at all?”"),
+            Mistake(lambda s, n: filled(s, n, -math.inf),
+                    f"A row with no valid key has become `nan`: all its scores are −∞. {empty}"),
+            Mistake(lambda s, n: filled(s, n, -1e6),
+                    "−10⁶ is not lower than every score, and a row with no valid key attends "
+                    "evenly to padding. See the four breaks of the second attempt."),
+            Mistake(lambda s, n: filled(s, n, -1e9),
+                    f"With a large negative fill, a row with no valid key attends evenly to "
+                    f"padding; half precision has no such number. {empty}"),
+            Mistake(lambda s, n: filled(s, n, torch.finfo(s.dtype).min),
+                    f"The lowest finite number is still a number: a row with no valid key attends "
+                    f"evenly to padding. {empty}"),
+            Mistake(lambda s, n: filled(s, n, -1e6) * (n > 0)[:, None, None, None],
+                    "−10⁶ is not lower than every score. See “Break 1”."),
+            Mistake(lambda s, n: reference(s, (n + 1).clamp(max=s.shape[-1])),
+                    "One key too many: a place is valid if its number, from 0, is *less* than the "
+                    "length. See “Which places are real?”"),
+            Mistake(lambda s, n: masked_softmax(s, mask=~allowed(s, n)),
+                    "The mask is inverted: true should mean *may be attended to*."),
+            Mistake(over(-2), axis.format("queries")),
+            Mistake(over(1), axis.format("heads")),
+            Mistake(over(0), axis.format("batch")),
+            Mistake(aligned(-1, 1), lined_up.format("queries")),
+            Mistake(aligned(-1, 1, 1), lined_up.format("heads")),
+        ],
+        right="The same lines work for any number of batch axes: only the last axis, the "
+        "keys, is ever looked at.",
+    )  # fmt: skip
+
+
+def check_03_window(answer: Any) -> Verdict:
+    """Check the mask of a window, ``answer(num_words, reach)``: oneself and the words before."""
+
+    def difference(num_words: int) -> Tensor:
+        place = torch.arange(num_words)
+        return place[:, None] - place[None, :]
+
+    def reference(num_words: int, reach: int) -> Tensor:
+        return (difference(num_words) >= 0) & (difference(num_words) <= reach)
+
+    return check_function(
+        answer,
+        reference=reference,
+        cases=[(3, 1), (1, 2), (5, 0), (5, 2), (9, 2), (7, 4)],
+        mistakes=[
+            Mistake(lambda n, r: reference(n, r).mT.contiguous(),
+                    "The window looks into the future: rows are queries, columns are keys, and "
+                    "query minus key must not be negative."),
+            Mistake(lambda n, r: difference(n).abs() <= r,
+                    "The window looks both ways. Only the words *before* are asked for."),
+            Mistake(lambda n, r: difference(n) >= 0,
+                    "This is the whole causal mask: the window has no end yet."),
+            Mistake(lambda n, r: difference(n) <= r,
+                    "The past is limited, but the future is open."),
+            Mistake(lambda n, r: reference(n, r - 1),
+                    "One word too few: itself *and* `reach` words before it are `reach` + 1."),
+            Mistake(lambda n, r: reference(n, r + 1), "One word too many in the past."),
+            Mistake(lambda n, r: (difference(n) > 0) & (difference(n) <= r),
+                    "A word does not see itself yet."),
+            Mistake(lambda n, r: ~reference(n, r),
+                    "The mask is inverted: true means *may be attended to*."),
+            Mistake(lambda n, r: reference(n, r).int(),
+                    "The places are right, but a mask is boolean: numbers could be taken for "
+                    "scores."),
+            Mistake(lambda n, r: reference(n, r).to(torch.get_default_dtype()),
+                    "The places are right, but a mask is boolean: numbers could be taken for "
+                    "scores."),
+        ],
+        right="A row has at most `reach` + 1 keys, however long the text is: the cost grows "
+        "with the length and not with its square, for a program that computes only those.",
+    )  # fmt: skip
+
+
+def check_03_left_padding(answer: Any) -> Verdict:
+    """Check the mask of sentences that end together, ``answer(valid_lens, num_keys)``."""
+
+    def reference(valid_lens: Tensor, num_keys: int) -> Tensor:
+        return torch.arange(num_keys) >= num_keys - valid_lens[:, None]
+
+    return check_function(
+        answer,
+        reference=reference,
+        cases=[
+            (torch.tensor([1]), 3),
+            (torch.tensor([0, 3]), 3),
+            (torch.tensor([2, 3, 5, 9]), 9),
+            (torch.tensor([4, 1, 2, 3]), 4),
+        ],
+        mistakes=[
+            Mistake(length_mask,
+                    "This pads at the end. At the front, the *first* places are padding."),
+            Mistake(lambda n, k: torch.arange(k) > k - n[:, None],
+                    "One real place too few: with n keys, the first real place has the number "
+                    "n − ℓ itself."),
+            Mistake(lambda n, k: torch.arange(k) >= k - n[:, None] - 1,
+                    "One place too many: a padding place got in at the front."),
+            Mistake(lambda n, k: torch.arange(k) >= n[:, None],
+                    "You hide ℓ places. ℓ places are real, and n − ℓ are padding."),
+            Mistake(lambda n, k: ~reference(n, k),
+                    "The mask is inverted: true means *may be attended to*."),
+            Mistake(lambda n, k: reference(n, k).int(),
+                    "The places are right, but a mask is boolean: numbers could be taken for "
+                    "scores."),
+            Mistake(lambda n, k: reference(n, k).mT.contiguous(),
+                    "The mask is transposed: one *row* for each sentence."),
+        ],
+        right="Padded at the front, the last word of every sentence stands in the last "
+        "column. Programs that continue texts like that: the next word goes to the same place "
+        "for all.",
+    )  # fmt: skip
+
+
+def check_03_gradient(answer: Any) -> Verdict:
+    """Check the gradient of the weight number i in the scores, ``answer(weights, i)``."""
+
+    def reference(weights: Tensor, i: int) -> Tensor:
+        return weights[i] * (unit(weights, i) - weights)
+
+    def unit(weights: Tensor, i: int) -> Tensor:
+        return (torch.arange(len(weights)) == i).to(weights.dtype)
+
+    random = torch.Generator().manual_seed(5)
+    padded = torch.randn(6, generator=random).softmax(0) * torch.tensor([1, 1, 1, 0, 0, 1])
+    return check_function(
+        answer,
+        reference=reference,
+        cases=[
+            (torch.tensor([0.5, 0.25, 0.25]), 0),
+            (torch.tensor([0.75, 0.25, 0.0]), 1),
+            (torch.tensor([0.0, 1.0]), 0),
+            (torch.randn(7, generator=random).softmax(0), 4),
+            (padded / padded.sum(), 2),
+        ],
+        mistakes=[
+            Mistake(lambda w, i: -w[i] * w,
+                    "The weight's own score is missing: raising it raises the numerator as well."),
+            Mistake(lambda w, i: w[i] * unit(w, i),
+                    "The sum in the denominator contains *all* scores, so every valid one "
+                    "matters."),
+            Mistake(lambda w, i: w[i] * (1 - w[i]) * unit(w, i),
+                    "The other scores are missing: when another key rises, this one falls."),
+            Mistake(lambda w, i: w * (1 - w),
+                    "This is the derivative of each weight in *its own* score. One weight in all "
+                    "the scores is asked for."),
+            Mistake(lambda w, i: -reference(w, i),
+                    "The sign is the wrong way round: a higher score means a higher weight."),
+            Mistake(lambda w, i: unit(w, i) - w,
+                    "This is the gradient of the *logarithm* of the weight. Multiply by the "
+                    "weight."),
+        ],
+        right="The entries add up to zero, since moving all scores together moves no weight. "
+        "And a masked key, with weight 0, gets exactly 0.",
+    )  # fmt: skip
