@@ -18,6 +18,15 @@ from d2lattn.exercises.chapter_03 import (
     check_03_masked_softmax,
     check_03_window,
 )
+from d2lattn.exercises.chapter_05 import (
+    check_05_bilinear,
+    check_05_by_hand,
+    check_05_cosine_scale,
+    check_05_distance,
+    check_05_limit,
+    check_05_multi_query,
+    check_05_pixels,
+)
 from d2lattn.exercises.engine import Verdict
 
 __all__ = [
@@ -32,4 +41,11 @@ __all__ = [
     "check_03_left_padding",
     "check_03_masked_softmax",
     "check_03_window",
+    "check_05_bilinear",
+    "check_05_by_hand",
+    "check_05_cosine_scale",
+    "check_05_distance",
+    "check_05_limit",
+    "check_05_multi_query",
+    "check_05_pixels",
 ]
