@@ -27,6 +27,14 @@ from d2lattn.exercises.chapter_05 import (
     check_05_multi_query,
     check_05_pixels,
 )
+from d2lattn.exercises.chapter_06 import (
+    check_06_bandwidth,
+    check_06_bill,
+    check_06_break_even,
+    check_06_by_hand,
+    check_06_choose,
+    check_06_traffic,
+)
 from d2lattn.exercises.engine import Verdict
 
 __all__ = [
@@ -48,4 +56,10 @@ __all__ = [
     "check_05_limit",
     "check_05_multi_query",
     "check_05_pixels",
+    "check_06_bandwidth",
+    "check_06_bill",
+    "check_06_break_even",
+    "check_06_by_hand",
+    "check_06_choose",
+    "check_06_traffic",
 ]
