@@ -35,6 +35,15 @@ from d2lattn.exercises.chapter_06 import (
     check_06_choose,
     check_06_traffic,
 )
+from d2lattn.exercises.chapter_07 import (
+    check_07_honest_width,
+    check_07_in_place,
+    check_07_rubbish,
+    check_07_shapes,
+    check_07_square_batch,
+    check_07_two_answers,
+    check_07_two_faults,
+)
 from d2lattn.exercises.engine import Verdict
 
 __all__ = [
@@ -62,4 +71,11 @@ __all__ = [
     "check_06_by_hand",
     "check_06_choose",
     "check_06_traffic",
+    "check_07_honest_width",
+    "check_07_in_place",
+    "check_07_rubbish",
+    "check_07_shapes",
+    "check_07_square_batch",
+    "check_07_two_answers",
+    "check_07_two_faults",
 ]
