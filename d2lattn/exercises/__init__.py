@@ -35,6 +35,32 @@ from d2lattn.exercises.chapter_04 import (
     check_04_same_weights,
     check_04_score,
 )
+from d2lattn.exercises.chapter_05 import (
+    check_05_bilinear,
+    check_05_by_hand,
+    check_05_cosine_scale,
+    check_05_distance,
+    check_05_limit,
+    check_05_multi_query,
+    check_05_pixels,
+)
+from d2lattn.exercises.chapter_06 import (
+    check_06_bandwidth,
+    check_06_bill,
+    check_06_break_even,
+    check_06_by_hand,
+    check_06_choose,
+    check_06_traffic,
+)
+from d2lattn.exercises.chapter_07 import (
+    check_07_honest_width,
+    check_07_in_place,
+    check_07_rubbish,
+    check_07_shapes,
+    check_07_square_batch,
+    check_07_two_answers,
+    check_07_two_faults,
+)
 from d2lattn.exercises.engine import Verdict
 
 __all__ = [
@@ -62,4 +88,24 @@ __all__ = [
     "check_04_rescue",
     "check_04_same_weights",
     "check_04_score",
+    "check_05_bilinear",
+    "check_05_by_hand",
+    "check_05_cosine_scale",
+    "check_05_distance",
+    "check_05_limit",
+    "check_05_multi_query",
+    "check_05_pixels",
+    "check_06_bandwidth",
+    "check_06_bill",
+    "check_06_break_even",
+    "check_06_by_hand",
+    "check_06_choose",
+    "check_06_traffic",
+    "check_07_honest_width",
+    "check_07_in_place",
+    "check_07_rubbish",
+    "check_07_shapes",
+    "check_07_square_batch",
+    "check_07_two_answers",
+    "check_07_two_faults",
 ]
