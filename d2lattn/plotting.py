@@ -22,6 +22,7 @@ __all__ = [
     "KEY",
     "QUERY",
     "VALUE",
+    "show_bars",
     "show_convex_hull",
     "show_curves",
     "show_heatmaps",
@@ -346,6 +347,79 @@ def show_curves(
             ax.set_xticks([], minor=True)
         if len(curves) + len(marks or {}) > 1:
             ax.legend(loc="best")
+    return figure
+
+
+def show_bars(
+    heights: Float[Tensor, "panels bars"],
+    *,
+    groups: int = 1,
+    notes: Sequence[str] | None = None,
+    xlabel: str,
+    ylabel: str,
+    size: tuple[float, float] | None = None,
+) -> Figure:
+    """Bars that become more from panel to panel: those that a panel adds are the darker ones.
+
+    Parameters
+    ----------
+    heights
+        A panel for each row, from the top; NaN where there is no bar yet.
+    groups
+        A thin line separates every so many bars.
+    notes
+        A line to write above each panel.
+    xlabel, ylabel
+        What the bars stand for, and what their heights are; bars are numbered from 1.
+    size
+        Width and height in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure; not yet drawn anywhere.
+
+    Raises
+    ------
+    TypeError
+        If the heights are no floating-point tensor.
+    ValueError
+        If they have not two axes, the groups are not positive, or the notes are not as many as
+        the panels.
+
+    Examples
+    --------
+    >>> show_bars(torch.tensor([[1.0, torch.nan], [0.5, 1.0]]), xlabel="key", ylabel="weight")
+    <Figure size ... with 2 Axes>
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    _check_vectors("heights", heights, (None, None))
+    if groups < 1:
+        raise ValueError(f"groups must be at least 1; got {groups}")
+    num_panels, num_bars = heights.shape
+    if notes is not None and len(notes) != num_panels:
+        raise ValueError(f"notes must be as many as the panels, {num_panels}; got {len(notes)}")
+    reds = matplotlib.colormaps["Reds"]
+    top = float(heights.nan_to_num(0.0).amax()) or 1.0
+    with matplotlib.rc_context(HOUSE_STYLE):
+        figure = Figure(figsize=size or (_WIDTH, 0.9 + 1.15 * num_panels))
+        axes = figure.subplots(num_panels, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        shown = torch.zeros(num_bars, dtype=torch.bool)
+        for panel, (ax, row) in enumerate(zip(axes, heights.detach().cpu(), strict=True)):
+            there = ~row.isnan()
+            for bars, shade in ((there & shown, 0.3), (there & ~shown, 0.75)):
+                at = bars.nonzero().squeeze(-1)
+                ax.bar(_array(at + 1), _array(row[at]), color=reds(shade), width=0.8)
+            shown |= there
+            for line in range(groups, num_bars, groups):
+                ax.axvline(line + 0.5, color=_INK, lw=0.6, ls=":")
+            ax.set(xlim=(0.4, num_bars + 0.6), ylim=(0, 1.08 * top), ylabel=ylabel)
+            ax.set_xticks(range(1, num_bars + 1))
+            if notes is not None:
+                ax.set_title(notes[panel], loc="left")
+        axes[-1].set_xlabel(xlabel)
     return figure
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from d2lattn import notebook
 from d2lattn.plotting import (
@@ -16,6 +17,7 @@ from d2lattn.plotting import (
     KEY,
     QUERY,
     VALUE,
+    show_bars,
     show_curves,
     show_heatmaps,
     show_pair_table,
@@ -248,6 +250,37 @@ def test_a_pair_table_wants_tensors_and_a_title_for_each_panel():
         show_pair_table(PAIR_QUERIES, PAIR_KEYS, PAIRS, titles=["one"])
 
 
+STEPS = torch.tensor([[1.0, 0.5, torch.nan, torch.nan], [0.25, 0.125, 1.0, 0.75]])
+
+
+def test_bars_that_a_panel_adds_are_darker_and_the_earlier_ones_are_drawn_again():
+    figure = show_bars(STEPS, groups=2, notes=["one", "two"], xlabel="key", ylabel="share")
+    bars = [[bar for bar in ax.patches if isinstance(bar, Rectangle)] for ax in figure.axes]
+    heights = [[bar.get_height() for bar in panel] for panel in bars]
+    assert heights == [[1.0, 0.5], [0.25, 0.125, 1.0, 0.75]]
+    redness = [1 - matplotlib.colors.to_rgb(bar.get_facecolor())[1] for bar in bars[1]]
+    assert max(redness[:2]) < min(redness[2:])
+    assert bars[0][0].get_facecolor() == bars[1][2].get_facecolor()
+    assert [bar.get_center()[0] for bar in bars[1]] == [1, 2, 3, 4]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["one", "two"]
+    assert len({ax.get_ylim() for ax in figure.axes}) == 1
+    assert np.asarray(figure.axes[1].lines[0].get_xdata())[0] == 2.5  # between the groups
+    assert figure.axes[1].get_xlabel() == "key"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"heights": STEPS[0]}, "heights must have shape"),
+        ({"heights": STEPS, "groups": 0}, "groups must be at least 1; got 0"),
+        ({"heights": STEPS, "notes": ["one"]}, "as many as the panels, 2; got 1"),
+    ],
+)
+def test_bars_that_do_not_fit_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        show_bars(**arguments, xlabel="x", ylabel="y")
+
+
 def test_queries_keys_and_values_have_three_colours_that_the_colour_blind_can_tell_apart():
     assert len({QUERY, KEY, VALUE}) == 3
     okabe_ito = {"#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
@@ -263,6 +296,7 @@ def every_figure() -> list[Figure]:
         show_regression(X, X.sin(), weights=X / X.sum()),
         show_curves(X, {"a": X, "b": -X}, xlabel="x", ylabel="y", marks={"here": (1.0, 1.0)}),
         show_pair_table(PAIR_QUERIES, PAIR_KEYS, PAIRS, decimals=1),
+        show_bars(STEPS, xlabel="x", ylabel="y"),
     ]
 
 

@@ -61,6 +61,13 @@ from d2lattn.exercises.chapter_07 import (
     check_07_two_answers,
     check_07_two_faults,
 )
+from d2lattn.exercises.chapter_08 import (
+    check_08_by_hand,
+    check_08_gradient,
+    check_08_merge,
+    check_08_one_tile,
+    check_08_square,
+)
 from d2lattn.exercises.engine import Verdict
 
 __all__ = [
@@ -108,4 +115,9 @@ __all__ = [
     "check_07_square_batch",
     "check_07_two_answers",
     "check_07_two_faults",
+    "check_08_by_hand",
+    "check_08_gradient",
+    "check_08_merge",
+    "check_08_one_tile",
+    "check_08_square",
 ]
