@@ -20,7 +20,7 @@ async () => {
     document.querySelectorAll("details").forEach(e => { e.open = true; });
     const article = document.querySelector("article");
     const back = document.createElement("section");
-    back.innerHTML = "<h1>Solutions</h1>";
+    back.innerHTML = "<h2>Solutions</h2>";
     back.className = "solutions";
     const heading = (level, title) => {
         const copy = document.createElement(level);
@@ -34,9 +34,9 @@ async () => {
         const home = solution.closest(".toctree-wrapper > section");
         if (home !== chapter) {
             chapter = home;
-            back.append(heading("h2", chapter.querySelector("h1, h2")));
+            back.append(heading("h3", chapter.querySelector("h1, h2")));
         }
-        back.append(heading("h3", exercise.querySelector("h2, h3, h4")));
+        back.append(heading("h4", exercise.querySelector("h2, h3, h4")));
         const code = solution.nextElementSibling;
         const note = document.createElement("p");
         note.innerHTML = "<em>The solution is at the end of the book.</em>";
