@@ -4,9 +4,11 @@ from, laboratories where a chapter placed them, and labels that say what they la
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,37 @@ def binder(page: str) -> str:
     return f"https://mybinder.org/v2/gh/{owner[1]}/{branch}?urlpath=lab/tree/{page}.ipynb"
 
 
+def description(doctree: nodes.document, length: int) -> str:
+    """What a page says first: the whole sentences of its first paragraph that fit.
+
+    The label with which every chapter begins is not one of them.
+    """
+    first = next((p for p in doctree.findall(nodes.paragraph) if says_something(p)), None)
+    if first is None:
+        return ""
+    text = " ".join(first.astext().split()).removeprefix("What you will do. ")
+    fitting = ""
+    for sentence in re.split(r"(?<=[.!?])\s+", text):
+        if len(fitting) + 1 + len(sentence) > length:
+            break
+        fitting = f"{fitting} {sentence}".strip()
+    return fitting or textwrap.shorten(text, length, placeholder=" …")
+
+
+def says_something(paragraph: nodes.paragraph) -> bool:
+    return isinstance(paragraph.parent, nodes.section) and bool(paragraph.astext().strip())
+
+
+def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Before `sphinxext.opengraph`, which would begin every chapter with the same label."""
+    text = description(doctree, app.config.ogp_description_length) if doctree is not None else ""
+    if not text or app.builder.name == "epub":
+        return
+    text = html.escape(text)
+    context["meta"] = {**(context.get("meta") or {}), "og:description": text}
+    context["metatags"] += f'<meta name="description" content="{text}" />\n'
+
+
 def labs_on(body: str) -> list[str]:
     """The laboratories that a page holds, in order; see ``d2lattn.notebook.show_lab``."""
     return list(dict.fromkeys(re.findall(r'<div class="lab" data-lab="([\w-]+)"', body)))
@@ -173,6 +206,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.config.epub_cover = ("_static/mark.svg", "epub-cover.html")  # a tuple: not for _config.yml
     app.connect("config-inited", fill_in, priority=100)
     app.connect("builder-inited", copy_labs)
+    app.connect("html-page-context", describe, priority=400)
     app.connect("html-page-context", mend)
     app.connect("html-page-context", add_labs)
     app.connect("build-finished", copy_downloads)

@@ -20,28 +20,23 @@ async () => {
     document.querySelectorAll("details").forEach(e => { e.open = true; });
     const article = document.querySelector("article");
     const back = document.createElement("section");
-    back.innerHTML = "<h1>Solutions</h1>";
+    back.innerHTML = "<h2>Solutions</h2>";
     back.className = "solutions";
+    const heading = (level, title) => {
+        const copy = document.createElement(level);
+        copy.append(...title.cloneNode(true).childNodes);
+        copy.querySelectorAll(".headerlink").forEach(e => e.remove());
+        return copy;
+    };
     let chapter = null;
-    for (const solution of [...article.querySelectorAll("details.sd-dropdown")]) {
-        const name = solution.querySelector("summary").textContent.trim();
-        if (!name.startsWith("Solution")) continue;
-        const section = solution.closest("section");
-        let top = section;
-        while (top.parentElement.closest("section")) top = top.parentElement.closest("section");
-        const title = top.querySelector("h1, h2").cloneNode(true);
-        title.querySelectorAll(".headerlink").forEach(e => e.remove());
-        if (title.textContent !== chapter) {
-            chapter = title.textContent;
-            const heading = back.appendChild(document.createElement("h2"));
-            heading.append(...title.childNodes);
+    for (const solution of article.querySelectorAll("details.solution")) {
+        const exercise = solution.closest("section");
+        const home = solution.closest(".toctree-wrapper > section");
+        if (home !== chapter) {
+            chapter = home;
+            back.append(heading("h3", chapter.querySelector("h1, h2")));
         }
-        let question = solution.previousElementSibling;
-        while (question && !(question.matches("p") && question.querySelector("strong")))
-            question = question.previousElementSibling;
-        const label = document.createElement("p");
-        label.innerHTML = question ? question.querySelector("strong").outerHTML : "";
-        back.append(label);
+        back.append(heading("h4", exercise.querySelector("h2, h3, h4")));
         const code = solution.nextElementSibling;
         const note = document.createElement("p");
         note.innerHTML = "<em>The solution is at the end of the book.</em>";

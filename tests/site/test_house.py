@@ -6,6 +6,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 
 SOURCE = Path(__file__).resolve().parents[2] / "book" / "_ext" / "house.py"
 _spec = importlib.util.spec_from_file_location("house", SOURCE)
@@ -89,3 +91,24 @@ def test_a_page_has_the_laboratories_that_its_chapter_placed() -> None:
     body = '<p>a</p><div class="lab" data-lab="scores" data-figure="fig-lab-scores">…</div>'
     assert house.labs_on("<p>no laboratory</p>") == []
     assert house.labs_on(body + body) == ["scores"]
+
+
+def page_of(*paragraphs: nodes.paragraph) -> nodes.document:
+    page = new_document("page")
+    page += nodes.section("", nodes.title("", "A title"), *paragraphs)
+    return page
+
+
+def test_a_page_is_described_by_its_first_sentences_that_fit() -> None:
+    label = nodes.strong("", "What you will do.")
+    text = nodes.Text(" Take a softmax in small pieces.\nJoin the results. Measure the memory.")
+    page = page_of(nodes.paragraph("", "", label, text), nodes.paragraph("", "More."))
+    assert house.description(page, 200) == text.strip().replace("\n", " ")
+    assert house.description(page, 50) == "Take a softmax in small pieces. Join the results."
+    assert house.description(page, 20) == "Take a softmax in …"
+
+
+def test_bold_words_that_are_no_label_stay_in_the_description() -> None:
+    promise = nodes.paragraph("", "", nodes.strong("", "Attention is an average."))
+    assert house.description(page_of(promise), 200) == "Attention is an average."
+    assert house.description(page_of(), 200) == ""

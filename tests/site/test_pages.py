@@ -88,15 +88,19 @@ def test_a_wrong_address_leads_back(site: Path) -> None:
 
 
 def test_every_page_says_what_it_is_about(pages: list[Path]) -> None:
+    seen = set()
     for path in pages[1:]:
         soup = soup_of(path)
         assert soup.title
         assert soup.find("html", lang="en")
         if path.parent.name == "book" and path.name != "references.html":
             for name in ("description", "og:title", "og:description"):
-                tag = soup.select_one(f'meta[name="{name}"], meta[property="{name}"]')
-                assert tag, f"{path.name}: {name}"
-                assert str(tag["content"]).strip()
+                tags = soup.select(f'meta[name="{name}"], meta[property="{name}"]')
+                assert len(tags) == 1, f"{path.name}: {name}"
+                assert str(tags[0]["content"]).strip()
+                assert (name, tags[0]["content"]) not in seen, f"{path.name}: {name} is not its own"
+                seen.add((name, tags[0]["content"]))
+                assert not str(tags[0]["content"]).startswith("What you will do"), path.name
 
 
 def test_a_chapter_says_how_long_it_takes_and_how_to_run_it(site: Path) -> None:
