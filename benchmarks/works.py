@@ -76,7 +76,7 @@ def gaussian(length: int = 100_000, bandwidth: float = 0.2) -> Contestants:
 def bandwidth(length: int = 1000, candidates: int | None = None) -> Contestants:
     """Leave-one-out selection of a bandwidth, from a grid or by the default search."""
     x, y = (numbers.double() for numbers in _measurements(length))
-    grid = None if candidates is None else torch.logspace(-2, 0.5, candidates).tolist()
+    grid = None if candidates is None else torch.logspace(-1, 0, candidates).tolist()
     model = NadarayaWatson().fit(x, y)
     return {
         OURS: lambda: float(model.select_bandwidth(grid).bandwidth),

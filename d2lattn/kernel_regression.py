@@ -43,6 +43,7 @@ Bandwidth = float | Sequence[float] | Tensor
 _PAIRS_AT_ONCE = 2**16  # more are smoothed window by window
 _PAIRS_OF_A_TILE = 2**18
 _ROWS_OF_A_WINDOW = 512
+_SPAN_OF_A_WINDOW = 0.7  # bandwidths; narrow enough for moments
 
 
 def _boxcar(u: Tensor) -> Tensor:
@@ -416,8 +417,9 @@ class NadarayaWatson(nn.Module):
         """Predictions, shape ``(m,)`` or ``(m, outputs)`` as ``y`` was.
 
         Many points are done some at a time, in memory that grows with m + n. In one dimension
-        points out of reach are not visited. For float32 measurements the error may then be up
-        to 1e-5 of the range of ``y``.
+        points out of reach are not visited, and Gaussian kernels are summed by their moments
+        where the points lie dense; else PyTorch's fused kernel sums them. For float32
+        measurements the error may then be up to 1e-5 of the range of ``y``.
 
         Parameters
         ----------
@@ -661,8 +663,12 @@ class NadarayaWatson(nn.Module):
     def _stream(
         self, q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype, mask: Tensor | None = None
     ) -> StreamOutput:
-        """Attention of projected points by the fused kernel, if it can be had in any dtype."""
+        """Attention of projected points, by moments or by the fused kernel if it can be."""
         if self.kernel == "gaussian" and len(k) > 0:
+            if k.shape[-1] == 1 and mask is None and not wants_gradients(q, k):
+                summed = _by_moments(q.squeeze(-1), k.squeeze(-1), v)
+                if summed is not None:
+                    return summed
             disguised = _as_dot_product(q, k, dtype)
             if disguised is not None:
                 output, logsumexp = stream_dot_products(
@@ -686,7 +692,7 @@ class NadarayaWatson(nn.Module):
                 reach = (nearest.square() + beyond**2).sqrt()
             else:
                 reach = torch.full_like(q, 1.0 + 1e-9)  # who is just inside is settled later
-            windows = cover(q, k, reach, float(reach.amin()) / 4, _ROWS_OF_A_WINDOW)
+            windows = cover(q, k, reach, _SPAN_OF_A_WINDOW, _ROWS_OF_A_WINDOW)
         return _progress_bar("window", list(windows)) if progress else windows
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -794,6 +800,42 @@ def _check_measurements(name: str, tensor: Tensor) -> None:
 
 def _columns(tensor: Float[Tensor, "n *columns"]) -> Float[Tensor, "n columns"]:
     return tensor.unsqueeze(-1) if tensor.ndim == 1 else tensor
+
+
+def _by_moments(
+    q: Float[Tensor, " m"], k: Float[Tensor, " n"], values: Float[Tensor, "n outputs"]
+) -> StreamOutput | None:
+    r"""Gaussian attention of queries that lie together, without a number for each pair.
+
+    .. math:: e^{-(q - k)^2 / 2} = e^{-q^2 / 2} \sum_p
+              \frac{q^p}{\sqrt{p!}} \, \frac{k^p}{\sqrt{p!}} \, e^{-k^2 / 2}
+
+    The sums over the keys are the same for all queries. With :math:`|q k| \le 4`, measured from
+    the middle of the queries, some 40 terms leave a relative error below 1e-11 in every kernel,
+    and so in every average; otherwise the answer is None.
+
+    References
+    ----------
+    Greengard and Strain, "The Fast Gauss Transform" (1991).
+    """
+    middle = (q.amin() + q.amax()) / 2
+    q, k = q - middle, k - middle
+    largest = float(q.abs().amax() * k.abs().amax())
+    if not largest <= 4.0:
+        return None
+    values = torch.cat([values, torch.ones_like(k).unsqueeze(-1)], dim=-1).T.contiguous()
+    of_q, of_k = torch.ones_like(q), torch.exp(-0.5 * k.square())
+    sums = q.new_zeros(len(values), len(q))
+    term, p = 1.0, 0
+    while term > 1e-17:
+        sums += torch.outer(values @ of_k, of_q)
+        p += 1
+        term *= largest / p
+        of_q, of_k = of_q * (q / math.sqrt(p)), of_k * (k / math.sqrt(p))
+    totals = sums[-1]
+    if not bool((totals > 1e-250).all()):  # all keys are far away
+        return None
+    return StreamOutput((sums[:-1] / totals).T, totals.log() - 0.5 * q.square())
 
 
 def _average(
