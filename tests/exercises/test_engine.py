@@ -6,7 +6,6 @@ import inspect
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from importlib import import_module
 from io import StringIO
 from typing import Any
 
@@ -187,14 +186,6 @@ def test_constants_copies_and_odd_things_fail(check: Callable[..., Verdict], ans
     assert not verdict.right
     assert verdict.message[-1] in ".”"
     assert not said.getvalue()
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_two_right_and_four_wrong_answers_are_tried(check: Callable[..., Verdict]) -> None:
-    """Beside the solution, which runs in the book."""
-    tables = import_module(f"tests.exercises.test_chapter_{check.__name__[6:8]}")
-    assert sum(row[0] is check for row in tables.RIGHT) >= 2
-    assert sum(row[0] is check for row in tables.WRONG) >= 4
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
