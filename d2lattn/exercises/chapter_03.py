@@ -38,6 +38,20 @@ def check_03_by_hand(answer: Any) -> Verdict:
             Mistake([[math.log(2), 0.0, 0.0], [math.log(2), 0.0, math.log(5)],
                      [math.log(2), 0.0, 0.0], none],
                     "These are scores. Raise e to their power and divide by the sum."),
+            Mistake([[2.0, 1.0, 0.0], [2.0, 1.0, 5.0], [2.0, 0.0, 0.0], none],
+                    "These are the exponentials. Divide each by the sum of those that take part."),
+            Mistake([one, [2 / 7, 0.0, 5 / 7], one, none],
+                    "You gave the second key the weight 0. Its score is 0, and e⁰ is 1."),
+            Mistake([[0.0, 1 / 6, 5 / 6], whole, [0.0, 0.0, 1.0], none],
+                    "You kept the last keys. A valid length counts from the front."),
+            Mistake([[2 / 3, 1 / 3, 0.0], whole, one, [math.nan] * 3],
+                    "All but the last are right. Its sum is 0 and 0/0 is `nan`, so the row needs "
+                    "a decision. See “What should a query get that has nothing to attend to?”"),
+            Mistake([[0.575, 0.425, 0.0], [0.310, 0.229, 0.461], one, none],
+                    "You took logarithms to base 10. Here log is the natural one: e to the power "
+                    "of log 2 is 2."),
+            Mistake([[0.67, 0.33, 0.0], [0.25, 0.13, 0.63], one, none],
+                    "Two digits are too few. Let Python divide: write 1 / 3."),
         ],
         right="Hiding the third key multiplied both others by the same number, 8/3: a mask "
         "changes how much there is to share, never the ratio of two valid weights.",
@@ -57,6 +71,16 @@ def check_03_masked_softmax(answer: Any) -> Verdict:
         hidden = scores.clone()
         hidden[~allowed(scores, valid_lens)] = fill
         return hidden.softmax(axis)
+
+    def left_over(scores: Tensor, valid_lens: Tensor, least: float) -> Tensor:
+        """What a softmax leaves to the valid keys, divided by its sum."""
+        kept = scores.softmax(-1) * allowed(scores, valid_lens)
+        return kept / kept.sum(-1, keepdim=True).clamp(min=least)
+
+    def asked(scores: Tensor, valid_lens: Tensor) -> Tensor:
+        return length_mask(valid_lens.clamp(max=scores.shape[-2]), scores.shape[-2])[
+            :, None, :, None
+        ]
 
     def over(axis: int) -> Any:
         def wrong(scores: Tensor, valid_lens: Tensor) -> Tensor:
@@ -102,6 +126,17 @@ def check_03_masked_softmax(answer: Any) -> Verdict:
             Mistake(lambda s, n: s.softmax(-1) * allowed(s, n),
                     "You set weights to zero after the softmax, so a row no longer adds up to "
                     "one. Act on the scores. See “First attempt”."),
+            Mistake(lambda s, n: left_over(s, n, 0.0),
+                    "You divide by a sum that can be 0: in a row with no valid key, and where "
+                    "the exponentials of all valid scores are rounded to 0. Hide padding before "
+                    "the softmax. See “First attempt”."),
+            Mistake(lambda s, n: left_over(s, n, 1e-9),
+                    "Padding is taken out too late. Where its score is by far the largest, the "
+                    "exponentials of the valid scores are rounded to 0, and no division brings "
+                    "them back. See “First attempt”."),
+            Mistake(lambda s, n: reference(s, n) * asked(s, n),
+                    "You emptied the rows of padding queries, too. A valid length hides keys, and "
+                    "says nothing about who asks. See “How do I read a padded heat map?”"),
             Mistake(lambda s, n: (s * allowed(s, n)).softmax(-1),
                     "You multiplied scores by zero. A score of 0 is not a weight of 0, since e⁰ "
                     "is 1. See “Why is there padding at all?”"),
@@ -156,6 +191,11 @@ def check_03_window(answer: Any) -> Verdict:
                     "The window looks both ways. Only the words *before* are asked for."),
             Mistake(lambda n, r: difference(n) >= 0,
                     "This is the whole causal mask: the window has no end yet."),
+            Mistake(lambda n, r: reference(n, 2),
+                    "The window has the same length whatever `reach` is."),
+            Mistake(lambda n, r: difference(n) >= -r,
+                    "The past has no end, and some of the future is seen. Query minus key must "
+                    "lie between 0 and `reach`."),
             Mistake(lambda n, r: difference(n) <= r,
                     "The past is limited, but the future is open."),
             Mistake(lambda n, r: reference(n, r - 1),
@@ -202,8 +242,20 @@ def check_03_left_padding(answer: Any) -> Verdict:
                     "One place too many: a padding place got in at the front."),
             Mistake(lambda n, k: torch.arange(k) >= n[:, None],
                     "You hide ℓ places. ℓ places are real, and n − ℓ are padding."),
+            Mistake(lambda n, k: torch.arange(k) >= n.max() - n[:, None],
+                    "You count from the longest sentence of the batch. A row has `num_keys` "
+                    "places, which may be more."),
+            Mistake(lambda n, k: reference(n, k) | (n == 0)[:, None],
+                    "With length 0 you let in every place. A slice `[-0:]` is the whole row, "
+                    "since −0 is 0."),
+            Mistake(lambda n, k: torch.arange(k) >= k - n,
+                    "The lengths are lined up with the keys. Give them an axis of their own, so "
+                    "that every sentence gets a row."),
             Mistake(lambda n, k: ~reference(n, k),
                     "The mask is inverted: true means *may be attended to*."),
+            Mistake(lambda n, k: reference(n, k).to(torch.get_default_dtype()),
+                    "The places are right, but a mask is boolean: numbers could be taken for "
+                    "scores."),
             Mistake(lambda n, k: reference(n, k).int(),
                     "The places are right, but a mask is boolean: numbers could be taken for "
                     "scores."),
@@ -240,6 +292,18 @@ def check_03_gradient(answer: Any) -> Verdict:
         mistakes=[
             Mistake(lambda w, i: -w[i] * w,
                     "The weight's own score is missing: raising it raises the numerator as well."),
+            Mistake(lambda w, i: w[i] * w,
+                    "A product of two weights, but with a plus: another score that rises makes "
+                    "the sum larger and this weight smaller. And its own score stands in the "
+                    "numerator as well."),
+            Mistake(lambda w, i: w[i] * (unit(w, i) + w),
+                    "The numerator's part is right. The sum in the denominator works the other "
+                    "way: where it grows, the weight falls."),
+            Mistake(lambda w, i: w[i] * (1 - w),
+                    "The 1 comes from the numerator, which contains the weight's own score and "
+                    "no other."),
+            Mistake(lambda w, i: reference(w.softmax(0), i),
+                    "You took a softmax of the weights. They are the softmax already."),
             Mistake(lambda w, i: w[i] * unit(w, i),
                     "The sum in the denominator contains *all* scores, so every valid one "
                     "matters."),

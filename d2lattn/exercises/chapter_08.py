@@ -25,6 +25,15 @@ def check_08_by_hand(answer: Any) -> Verdict:
                     "The first tile is right. When the largest exponential rises from 4 to 8, all "
                     "that came before has to shrink. See “Can a softmax be taken one piece at a "
                     "time?”"),
+            Mistake([first, [3.0, 11.0], [11 / 3, 18.0]],
+                    "The first tile is right. When the largest exponential rises from 4 to 8, all "
+                    "that came before has to shrink. See “Can a softmax be taken one piece at a "
+                    "time?”"),
+            Mistake([[1.5, 4.0], [2.25, 32 / 9], end],
+                    "Your outputs are o / l already. o is not divided before the end."),
+            Mistake([first, [1.5, 5.0], [10 / 3, 18.0]],
+                    "After the second tile l and o hold that tile alone: add it to what was there, "
+                    "after shrinking it."),
             Mistake([first, [2.25, 11.0], [44 / 9, 18.0]],
                     "The sum shrinks, and so must the output, by the same factor."),
             Mistake([first, [4.5, 17.0], [34 / 9, 36.0]],

@@ -111,22 +111,27 @@ def check_numbers(
         return Verdict(None, "Put your answer in place of the dots.")
     try:
         given = _numbers(answer)
-    except (TypeError, ValueError, RuntimeError):
+    except RuntimeError:
+        return Verdict(False, "All rows need equally many numbers: write the zeros, too.")
+    except (TypeError, ValueError):
         return Verdict(False, f"The answer is made of numbers; {got(answer)}.")
     if given.shape != exact.shape:
         want = f"{exact.numel()} in the shape {tuple(exact.shape)}" if exact.ndim else "one"
         return Verdict(False, f"Not as many numbers as asked for: {want}; {got(given)}.")
 
     def close(other: Tensor) -> bool:
-        return torch.allclose(given, other, rtol=tolerance, atol=tolerance / 5)
+        return torch.allclose(given, other, rtol=tolerance, atol=tolerance / 5, equal_nan=True)
 
     if close(exact):
         return Verdict(True, right)
     for mistake in mistakes:
         if close(_numbers(mistake.wrong).expand_as(exact)):
             return Verdict(False, mistake.message)
-    off = (given - exact).abs() > tolerance / 5 + tolerance * exact.abs()
-    where = f" Look at number {int(off.nonzero()[0]) + 1} again." if exact.ndim == 1 else ""
+    near = (given - exact).abs() <= tolerance / 5 + tolerance * exact.abs()
+    names = {1: ["number"], 2: ["row", "number"]}.get(exact.ndim, [])
+    place = (~near).nonzero()[0].tolist()
+    first = [f"{name} {i + 1}" for name, i in zip(names, place, strict=False)]
+    where = f" Look at {', '.join(first)} again." if first else ""
     return Verdict(False, f"That is not it.{where} A hint may help.")
 
 
@@ -163,7 +168,7 @@ def _computes(mistake: Mistake, args: tuple[Any, ...], value: Any) -> bool:
 def _numbers(answer: Any) -> Tensor:
     if isinstance(answer, list | tuple):
         return torch.stack([_numbers(number) for number in answer])
-    if isinstance(answer, str | bool):
+    if isinstance(answer, str | bool) or callable(answer):
         raise TypeError
     return torch.as_tensor(answer).detach().double()
 

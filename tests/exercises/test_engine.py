@@ -143,8 +143,9 @@ def test_the_patience_is_a_few_seconds() -> None:
         ("three", "made of numbers"),
         (softmax, "made of numbers"),
         ([1, 2, 3], "Not as many numbers"),
-        ([[1], [2, 3]], "made of numbers"),
+        ([[1], [2, 3]], "equally many"),
         ([2, 2], "Look at number 1 again"),
+        ([float("nan"), 2], "Look at number 1 again"),
         ([2, 1], "The other way round."),
     ],
 )
