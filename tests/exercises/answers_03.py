@@ -1,4 +1,4 @@
-"""Right answers pass, and the usual mistakes are named, in the exercises of chapter 3."""
+"""Right and wrong answers to the exercises of chapter 3."""
 
 from __future__ import annotations
 
