@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.site.serving import QUIET, build, served, system_chromium
+from tests.site.serving import QUIET, build, reader_pages, served, system_chromium
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +41,16 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=program, args=QUIET)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def pages(site: Path) -> list[Path]:
+    """Every page that a reader can reach."""
+    found = [site / "index.html", *reader_pages(site)]
+    assert site / "book" / "index.html" in found
+    return found
+
+
+@pytest.fixture(scope="session")
+def chapters(site: Path) -> list[Path]:
+    return sorted((site / "book").glob("*.html"))

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, CDPSession, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 
-from tests.site.serving import QUIET, build, reader_pages, served, system_chromium
+from tests.site.serving import DESK, QUIET, build, reader_pages, served, system_chromium
 
-DESK = ViewportSize(width=1280, height=900)
 SLOWER = 4
 LINE = {"offline": False, "latency": 150, "downloadThroughput": 2e5, "uploadThroughput": 2e5}
 TARGETS = {

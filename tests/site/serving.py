@@ -15,6 +15,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
+from playwright.sync_api import ViewportSize
+
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 QUIET = [  # it asks for nothing by itself
@@ -26,6 +28,7 @@ QUIET = [  # it asks for nothing by itself
     "--disable-component-update",
     "--disable-sync",
 ]
+DESK = ViewportSize(width=1280, height=900)
 TEXT = {".html", ".css", ".js", ".mjs", ".svg", ".json", ".ipynb", ".txt", ".xml"}
 
 

@@ -1,6 +1,6 @@
 """The built book, first as files, then in a browser.
 
-All in one module, so that pytest-xdist gives it to one worker and the book is built once.
+pytest-xdist gives a module to one worker, so the slowest of all is one of its own: `test_access`.
 """
 
 from __future__ import annotations
@@ -12,37 +12,22 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup, Tag
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, ViewportSize
 
 import d2lattn
-from tests.site.serving import reader_pages
+from tests.site.serving import DESK
 
 # Links that a reader may follow; everything else on a page must come with the book.
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "srcset"}
 ONLY_NAMED = {"canonical", "author", "license"}
 
 PHONE = ViewportSize(width=360, height=780)
-DESK = ViewportSize(width=1280, height=900)
 
 
 @cache
 def soup_of(path: Path) -> BeautifulSoup:
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-
-
-@pytest.fixture(scope="session")
-def pages(site: Path) -> list[Path]:
-    """Every page that a reader can reach."""
-    found = [site / "index.html", *reader_pages(site)]
-    assert site / "book" / "index.html" in found
-    return found
-
-
-@pytest.fixture(scope="session")
-def chapters(site: Path) -> list[Path]:
-    return sorted((site / "book").glob("*.html"))
 
 
 # As files
@@ -439,67 +424,3 @@ def test_resting_on_a_link_shows_where_it_leads(browser: Browser, address: str) 
     assert preview.locator("mjx-container").count()
     assert equation.get_attribute("aria-describedby") == preview.get_attribute("id")
     context.close()
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing(browser: Browser, site: Path, pages: list[Path], theme: str) -> None:
-    context = browser.new_context(viewport=DESK, reduced_motion="reduce")
-    context.add_init_script(f"localStorage.setItem('mode', '{theme}')")
-    page = context.new_page()
-    found = []
-    for path in pages[1:]:
-        page.goto(path.as_uri(), wait_until="load")
-        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        page.wait_for_timeout(300)  # the theme makes scrolling regions reachable a little late
-        for fault in Axe().run(page).response["violations"]:
-            if fault["id"] == "empty-table-header":  # axe does not see formulas, readers do
-                fault["nodes"] = [
-                    node
-                    for node in fault["nodes"]
-                    if not page.locator(f"{node['target'][0]} math").count()
-                ]
-                if not fault["nodes"]:
-                    continue
-            where = "; ".join(node["html"][:160] for node in fault["nodes"][:3])
-            found.append(f"{path.relative_to(site)}: {fault['id']} ({fault['impact']}): {where}")
-    context.close()
-    assert not found, "\n".join(found)
-
-
-def test_the_keyboard_reaches_everything(browser: Browser, site: Path, pages: list[Path]) -> None:
-    """Every link, button and control can take the focus, and shows that it has it."""
-    context = browser.new_context(viewport=DESK)
-    page = context.new_page()
-    lost = []
-    for path in pages[1:]:
-        page.goto(path.as_uri(), wait_until="load")
-        lost += [
-            f"{path.relative_to(site)}: {element}"
-            for element in page.evaluate(
-                """() => [...document.querySelectorAll("a[href], button, input, summary, select")]
-                .filter(e => e.checkVisibility({visibilityProperty: true}) && !e.disabled)
-                .filter(e => e.tabIndex < 0 && !e.closest("[role=tablist], [role=radiogroup]"))
-                .map(e => e.outerHTML.slice(0, 160))"""
-            )
-        ]
-        page.keyboard.press("Tab")
-        first = page.evaluate("document.activeElement.getAttribute('href')")
-        if first != "#main-content":
-            lost.append(f"{path.relative_to(site)}: Tab leads to {first} first")
-    context.close()
-    assert not lost, "\n".join(lost)
-
-
-def test_nothing_moves_where_the_reader_asks_for_rest(browser: Browser, site: Path) -> None:
-    context = browser.new_context(viewport=DESK, reduced_motion="reduce")
-    page = context.new_page()
-    page.goto((site / "book" / "01-kernel-regression.html").as_uri())
-    moving = page.evaluate(
-        """() => [...document.querySelectorAll("*")].filter(e => {
-            const style = getComputedStyle(e);
-            return parseFloat(style.transitionDuration) > 0.01 || style.scrollBehavior == "smooth"
-                || (style.animationName != "none" && parseFloat(style.animationDuration) > 0.01);
-        }).map(e => e.tagName + "." + e.className).slice(0, 20)"""
-    )
-    context.close()
-    assert not moving
