@@ -124,7 +124,8 @@ def gaussian_losses(
     if x.shape[-1] == 1:
         order = x.squeeze(-1).argsort()
         x, y = x[order], y[order]
-        nearest = distance_to_nearest(x.squeeze(-1), x.squeeze(-1), leave_out=True).amax()
+        line = x.squeeze(-1)
+        nearest = distance_to_nearest(line, line, leave_out=True).amax()
         reach = [math.hypot(float(nearest), float(h) * reach_of_a_gaussian(n)) for h in bandwidths]
     tiny = torch.finfo(x.dtype).tiny
     lowest = math.log(tiny) + 2.0  # so that no kernel is a denormal number
@@ -138,10 +139,12 @@ def gaussian_losses(
             squares = squares + (feature[start:stop, None] - feature[start:]).square_()
         squares.fill_diagonal_(math.inf)
         for total, factor, far in zip(sums, factors, reach, strict=True):
-            last = n
             if math.isfinite(far):
-                last = int(torch.searchsorted(x[:, 0].contiguous(), x[stop - 1] + far, right=True))
-            kernels = (squares[:, : last - start] * factor).clamp_(min=lowest).exp_()
+                last = int(torch.searchsorted(line, line[stop - 1] + far, right=True))
+                exponents = squares[:, : last - start] * factor
+            else:
+                last, exponents = n, (squares * factor).clamp_(min=lowest)
+            kernels = exponents.exp_()
             total[:, start:stop] += values[:, start:last] @ kernels.T
             total[:, stop:last] += values[:, start:stop] @ kernels[:, stop - start :]
         tick((stop - start) / n)
