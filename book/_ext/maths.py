@@ -2,6 +2,7 @@
 
 A page then needs no script for its formulas, nothing moves when they appear, and a book in EPUB
 form gets them as MathML. Speech and braille come from the MathML that stands beside each one.
+Queries, keys and values get a class each, and so the colour they have in prose and figures.
 """
 
 from __future__ import annotations
@@ -56,6 +57,23 @@ function mathml(tex, display) {{
 function styles() {{ return adaptor.textContent(page.outputJax.styleSheet(page)); }}
 """
 
+# A query, a key or a value, alone or as a matrix, but not as an index: the k of a sum, W_q.
+ROLES = """
+var ROLES = {q: 'query', k: 'key', v: 'value', Q: 'query', K: 'key', V: 'value'};
+function isIndex(node) {
+    return node.parent && (node.parent.childIndex(node) === node.parent.sub
+        || node.parent.childIndex(node) === node.parent.under || isIndex(node.parent));
+}
+page.inputJax[0].postFilters.add(function (set) {
+    set.data.root.walkTree(function (node) {
+        if (!node.isKind('mi')) return;
+        var letter = node.getText(), bold = node.attributes.get('mathvariant') === 'bold';
+        var role = bold === (letter < 'a') && ROLES[letter];
+        if (role && !isIndex(node)) node.attributes.set('class', role);
+    });
+});
+"""
+
 
 class Typesetter:
     """MathJax in a JavaScript engine of its own. It remembers which characters it has set."""
@@ -67,6 +85,7 @@ class Typesetter:
         for part in PARTS:
             self.engine.eval((self.source / f"{part}.js").read_text(encoding="utf-8"))
         self.engine.eval(AFTER)
+        self.engine.eval(ROLES)
         self.html = cache(lambda tex, display: self._call("typeset", tex, display))
         self.mathml = cache(lambda tex, display: self._call("mathml", tex, display))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,21 @@ def test_the_styles_cover_what_was_set(typesetter: Any) -> None:
 def test_a_faulty_formula_is_an_error(typesetter: Any, tex: str) -> None:
     assert "<mjx-merror" in typesetter.html(tex, False)
     assert "<merror" in typesetter.mathml(tex, False)
+
+
+@pytest.mark.parametrize(
+    ("tex", "roles"),
+    [
+        (r"q^\top k_i + 2 \bar k", ["query q", "key k", "key k"]),
+        (r"e^{a(q, k_j)} v_j", ["query q", "key k", "value v"]),
+        (r"\mathbf{Q} \mathbf{K}^\top \mathbf{V}", ["query Q", "key K", "value V"]),
+        (r"W_q + w_v \odot \sum_k a_{ik} + \sum_{k=1}^n K(u)", []),
+    ],
+)
+def test_queries_keys_and_values_have_their_colour(
+    typesetter: Any, tex: str, roles: list[str]
+) -> None:
+    found = re.findall(r'<mi[^>]* class="(\w+)">(\w+)', typesetter.mathml(tex, True))
+    assert [" ".join(each) for each in found] == roles
+    shown = re.findall(r'<mjx-mi class="[^"]*\b(query|key|value)"', typesetter.html(tex, True))
+    assert shown == [role.split()[0] for role in roles]
