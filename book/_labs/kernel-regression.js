@@ -80,7 +80,7 @@
       });
       var x = across(state.query), y = up(prediction);
       parts.push(labs.path([[x, 6], [x, PLOT - 24]], { "class": "lab-query-line" }));
-      parts.push(labs.path([[x, y - 9], [x + 8, y + 6], [x - 8, y + 6], [x, y - 9]], { "class": "lab-query-mark" }));
+      parts.push(labs.query(x, y));
       return parts;
     });
 
@@ -117,7 +117,7 @@
         return here[i] <= HIGHEST ? [along(Math.log(h)), up(here[i])] : null;
       }), { "class": "lab-curve" }));
       parts.push(labs.svg("circle", {
-        cx: along(Math.log(state.bandwidth)), cy: up(Math.min(HIGHEST, fitted.error)), r: 6, "class": "lab-query-mark"
+        cx: along(Math.log(state.bandwidth)), cy: up(Math.min(HIGHEST, fitted.error)), r: 6, "class": "lab-here"
       }));
       return parts;
     });

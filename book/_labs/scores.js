@@ -114,7 +114,7 @@
       });
       var tip = at(query);
       parts.push(labs.path([at([0, 0]), tip], { "class": "lab-curve" }));
-      parts.push(labs.svg("circle", { cx: tip[0], cy: tip[1], r: 7, "class": "lab-query-mark" }));
+      parts.push(labs.query(tip[0], tip[1]));
       return parts.concat(row(weights, width));
     }
 

@@ -101,6 +101,11 @@
     return fill(labs.svg("path", { d: d, fill: "none" }), attributes);
   };
 
+  /* A query is a triangle wherever it is drawn, a key a square, a value a disc. */
+  labs.query = function (x, y) {
+    return labs.path([[x, y - 9], [x + 8, y + 6], [x - 8, y + 6], [x, y - 9]], { "class": "lab-query-mark" });
+  };
+
   labs.words = function (text, x, y, attributes) {
     return fill(labs.svg("text", { x: x, y: y }, [text]), attributes);
   };
