@@ -280,5 +280,9 @@ class DotProductAttention(Attention):
     Vaswani et al., "Attention Is All You Need" (2017), section 3.2.1.
     """
 
-    def __init__(self, dropout: float = 0.0, scale: float | None = None) -> None:
+    def __init__(
+        self,
+        dropout: float = 0.0,
+        scale: float | None = None,
+    ) -> None:
         super().__init__(DotProductScore(scale), dropout)

@@ -255,8 +255,8 @@ def show_regression(
             _draw_measurements(ax, x, y, weights)
             if grid is not None and truth is not None:
                 ax.plot(_array(grid), _array(truth), color=_INK, ls=":", lw=1.2, label="truth")
-            for i, (name, curve) in enumerate(group.items()):
-                style = {"color": QUERY} if panels else _line_style(i)
+            for j, (name, curve) in enumerate(group.items()):
+                style = {"color": QUERY} if panels else _line_style(j)
                 ax.plot(_array(grid), _array(curve), label=None if panels else name, **style)
             if queries is not None and predictions is not None:
                 ax.plot(

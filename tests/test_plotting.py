@@ -169,6 +169,12 @@ def test_panels_show_one_curve_each_under_its_name_on_common_axes():
     assert len({ax.get_ylim() for ax in figure.axes}) == 1
 
 
+def test_the_outer_panels_name_the_axes():
+    figure = show_regression(X, X, grid=X, curves={"a": X, "b": X, "c": X}, panels=True)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["", "x", "x"]  # nothing below b and c
+    assert [ax.get_ylabel() for ax in figure.axes] == ["y", "", "y"]
+
+
 def test_measurements_with_weights_are_redder_and_bigger_the_more_they_count():
     weights = torch.linspace(0, 0.5, 20)
     (ax,) = show_regression(X, X, weights=weights).axes

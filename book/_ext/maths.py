@@ -8,6 +8,7 @@ Queries, keys and values get a class each, and so the colour they have in prose 
 from __future__ import annotations
 
 import html
+import re
 import shutil
 from functools import cache
 from importlib.resources import files
@@ -17,6 +18,7 @@ from typing import Any
 from docutils import nodes
 from py_mini_racer import MiniRacer
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number, wrap_displaymath
 
@@ -130,6 +132,35 @@ def visit_math_block(self: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+class StayTogether(SphinxPostTransform):
+    """A formula and the comma behind it, or the bracket before it, stay on one line."""
+
+    default_priority = 900
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:
+        for node in list(self.document.findall(nodes.math)):
+            before = _cut(node, -1, r"[(\[“‘]+$")
+            behind = _cut(node, 1, r"[,.;:?!)\]’”…-]+")
+            if before or behind:
+                together = nodes.inline(classes=["together"])
+                node.replace_self(together)
+                together += [*before, node, *behind]
+
+
+def _cut(node: nodes.math, step: int, pattern: str) -> list[nodes.Text]:
+    """What the text beside a formula has of the pattern, taken away from that text."""
+    siblings = node.parent.children
+    place = siblings.index(node) + step
+    text = siblings[place] if 0 <= place < len(siblings) else None
+    found = isinstance(text, nodes.Text) and (re.search if step < 0 else re.match)(pattern, text)
+    if not found:
+        return []
+    rest = text[: found.start()] if step < 0 else text[found.end() :]
+    node.parent.replace(text, [nodes.Text(rest)] if rest else [])
+    return [nodes.Text(found.group())]
+
+
 def finish(app: Sphinx, error: Exception | None) -> None:
     typesetter = getattr(app, "typesetter", None)
     if typesetter is None:
@@ -144,5 +175,6 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_html_math_renderer("typeset", (visit_math, None), (visit_math_block, None))
     app.config.html_math_renderer = "typeset"
+    app.add_post_transform(StayTogether)
     app.connect("build-finished", finish, priority=400)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": False}

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docutils import nodes
+from docutils.utils import new_document
 
 SOURCE = Path(__file__).resolve().parents[2] / "book" / "_ext" / "maths.py"
 _spec = importlib.util.spec_from_file_location("maths", SOURCE)
@@ -66,3 +68,13 @@ def test_queries_keys_and_values_have_their_colour(
     assert [" ".join(each) for each in found] == roles
     shown = re.findall(r'<mjx-mi class="[^"]*\b(query|key|value)"', typesetter.html(tex, True))
     assert shown == [role.split()[0] for role in roles]
+
+
+def test_a_formula_stays_with_its_comma_and_its_bracket() -> None:
+    document = new_document("page")
+    q, k = nodes.math("", "q"), nodes.math("", "k")
+    document += nodes.paragraph("", "", nodes.Text("a ("), q, nodes.Text(") of "), k)
+    maths.StayTogether(document).run()
+    (together,) = document.findall(nodes.inline)
+    assert together.astext() == "(q)"
+    assert document.astext() == "a (q) of k"
