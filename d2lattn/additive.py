@@ -125,9 +125,14 @@ class AdditiveScore(Score):
         self,
         queries: Float[Tensor, "*batch queries query_size"],
         keys: Float[Tensor, "*batch keys key_size"],
-    ) -> tuple[Float[Tensor, "*batch queries hidden"], Float[Tensor, "*batch keys hidden"]]:
+    ) -> tuple[
+        Float[Tensor, "*batch queries hidden"],
+        Float[Tensor, "*batch keys hidden"],
+    ]:
         """W_q q and W_k k."""
-        return apply_linear("queries", queries, self.W_q), apply_linear("keys", keys, self.W_k)
+        q = apply_linear("queries", queries, self.W_q)
+        k = apply_linear("keys", keys, self.W_k)
+        return q, k
 
     def compare(
         self,

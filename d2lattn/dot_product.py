@@ -221,13 +221,16 @@ class BilinearScore(Score):
         self,
         queries: Float[Tensor, "*batch queries query_size"],
         keys: Float[Tensor, "*batch keys key_size"],
-    ) -> tuple[Float[Tensor, "*batch queries key_size"], Float[Tensor, "*batch keys key_size"]]:
+    ) -> tuple[
+        Float[Tensor, "*batch queries key_size"],
+        Float[Tensor, "*batch keys key_size"],
+    ]:
         """W q; the key as it is."""
         q = apply_linear("queries", queries, self.W)
         if keys.shape[-1] != self.W.out_features:
             raise ValueError(
-                f"keys must have the {self.W.out_features} features that the layer was made for; "
-                f"got {keys.shape[-1]}"
+                f"keys must have the {self.W.out_features} features "
+                f"that the layer was made for; got {keys.shape[-1]}"
             )
         return q, keys
 
