@@ -153,7 +153,9 @@ def _cut(node: nodes.math, step: int, pattern: str) -> list[nodes.Text]:
     siblings = node.parent.children
     place = siblings.index(node) + step
     text = siblings[place] if 0 <= place < len(siblings) else None
-    found = isinstance(text, nodes.Text) and (re.search if step < 0 else re.match)(pattern, text)
+    if not isinstance(text, nodes.Text):
+        return []
+    found = (re.search if step < 0 else re.match)(pattern, text)
     if not found:
         return []
     rest = text[: found.start()] if step < 0 else text[found.end() :]
