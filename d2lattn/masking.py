@@ -153,7 +153,7 @@ def masked_softmax(
     wide = at_least_float32(scores)
     if allowed is not None:
         wide = wide.masked_fill(~allowed, -math.inf)
-    # Softmax of nothing but -inf is NaN, its gradient too: zeros go in instead.
+    # Softmax of nothing but -inf is NaN, its gradient too: zeros go in.
     empty = (wide == -math.inf).all(dim=-1, keepdim=True)
     weights = wide.masked_fill(empty, 0.0).softmax(dim=-1)
     return weights.masked_fill(empty, 0.0).to(scores.dtype)
