@@ -75,7 +75,8 @@ def additive_score(
 
 
 def _compare(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
-    features = torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3))  # (*batch, queries, keys, hidden)
+    # (*batch, queries, keys, hidden)
+    features = torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3))
     return features @ w_v.to(features.dtype)
 
 
@@ -246,6 +247,11 @@ class AdditiveAttention(Attention):
     """
 
     def __init__(
-        self, key_size: int, query_size: int, num_hiddens: int, dropout: float = 0.0
+        self,
+        key_size: int,
+        query_size: int,
+        num_hiddens: int,
+        dropout: float = 0.0,
     ) -> None:
-        super().__init__(AdditiveScore(key_size, query_size, num_hiddens), dropout)
+        score = AdditiveScore(key_size, query_size, num_hiddens)
+        super().__init__(score, dropout)

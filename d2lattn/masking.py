@@ -9,7 +9,10 @@ from torch import Tensor
 __all__ = ["causal_mask", "length_mask", "masked_softmax"]
 
 
-def length_mask(valid_lens: Int[Tensor, "..."], num_keys: int) -> Bool[Tensor, "... {num_keys}"]:
+def length_mask(
+    valid_lens: Int[Tensor, "..."],
+    num_keys: int,
+) -> Bool[Tensor, "... {num_keys}"]:
     r"""Mask of the first ``valid_lens`` keys: everything behind them is padding.
 
     .. math:: m_{\cdot j} = [\, j < \ell_\cdot \,]
@@ -142,20 +145,18 @@ def masked_softmax(
     Zhang et al., *Dive into Deep Learning* (2023), section "Masked Softmax Operation".
     """
     check_floating("scores", scores)
-    if scores.ndim < 2:
-        raise ValueError(
-            f"scores must have shape (*batch, queries, keys); got {tuple(scores.shape)}"
-        )
     shape = tuple(scores.shape)
+    if len(shape) < 2:
+        raise ValueError(f"scores must have shape (*batch, queries, keys); got {shape}")
     check_masks(valid_lens, mask, shape, scores.device)
     allowed = combine_masks(valid_lens, mask, shape)
     wide = at_least_float32(scores)
     if allowed is not None:
         wide = wide.masked_fill(~allowed, -math.inf)
-    # Softmax of a row of -inf is NaN, and so is its gradient: such rows go in as zeros.
+    # Softmax of nothing but -inf is NaN, its gradient too: zeros go in.
     empty = (wide == -math.inf).all(dim=-1, keepdim=True)
-    weights = wide.masked_fill(empty, 0.0).softmax(dim=-1).masked_fill(empty, 0.0)
-    return weights.to(scores.dtype)
+    weights = wide.masked_fill(empty, 0.0).softmax(dim=-1)
+    return weights.masked_fill(empty, 0.0).to(scores.dtype)
 
 
 def check_masks(
@@ -278,7 +279,10 @@ def first_index(failing: Bool[Tensor, "..."]) -> tuple[int, ...] | None:
     return tuple(failing.nonzero()[0].tolist())
 
 
-def _is_before(valid_lens: Int[Tensor, "..."], num_keys: int) -> Bool[Tensor, "... {num_keys}"]:
+def _is_before(
+    valid_lens: Int[Tensor, "..."],
+    num_keys: int,
+) -> Bool[Tensor, "... {num_keys}"]:
     positions = torch.arange(num_keys, device=valid_lens.device)
     return positions < valid_lens.long().unsqueeze(-1)
 
