@@ -53,16 +53,23 @@ def mended(body: str) -> str:
 
     A folded cell is called what it shows ("Show code cell source"), not "Toggle hidden
     content"; Chinese words say that they are Chinese, for the choice of font and voice; an
-    empty corner of a table is no heading, the works of a bibliography are items of a list, and
-    the arguments of a long signature are not a list of definitions.
+    empty corner of a table is no heading, the works of a bibliography are items of a list, the
+    arguments of a long signature are not a list of definitions, and a formula stays on one line
+    with the comma behind it.
     """
     body = body.replace(' aria-label="Toggle hidden content"', "")
     body = body.replace('<span class="zh">', '<span class="zh" lang="zh-Hans">')
     body = re.sub(r'<th class="([^"]*)">(?:\s*<p>\s*</p>)?\s*</th>', r'<td class="\1"></td>', body)
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    body = FORMULA_AND_MARK.sub(r'<span class="formula-and-mark">\g<0></span>', body)
     return SIGNATURE.sub(lambda lines: re.sub(r"</?d[ld]>", as_span, lines[0]), body)
 
 
+FORMULA_AND_MARK = re.compile(
+    r'<span class="math notranslate nohighlight">(?:(?!</mjx-container>).)*</mjx-container></span>'
+    r"[,.;:?!)]+",
+    re.DOTALL,
+)
 SIGNATURE = re.compile(r"<dl>\s*<dd>.*?</dl>", re.DOTALL)
 
 

@@ -55,6 +55,14 @@ def test_the_empty_corner_of_a_table_is_no_heading() -> None:
     )
 
 
+def test_no_line_begins_with_the_comma_behind_a_formula() -> None:
+    formula = '<span class="math notranslate nohighlight"><mjx-container>x</mjx-container></span>'
+    assert house.mended(f"{formula}, {formula} and {formula}.") == (
+        f'<span class="formula-and-mark">{formula},</span> {formula} and '
+        f'<span class="formula-and-mark">{formula}.</span>'
+    )
+
+
 def test_the_arguments_of_a_signature_are_no_definitions() -> None:
     signature = "<dl>\n<dd><em>scores</em>,</dd>\n</dl>"
     assert house.mended(signature) == '\n<span class="sig-line"><em>scores</em>,</span>\n'
