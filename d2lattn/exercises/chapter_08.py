@@ -313,6 +313,6 @@ def check_08_square(answer: Any) -> Verdict:
             Mistake(lambda q, k: 2 * (q @ k.mT).square(), "Twice too much: each pair of different "
                     "features counts once in each order, and a feature with itself once."),
         ],
-        right="The vectors are d² long instead of d: every polynomial of q·k is a dot product, at "
-        "a price that grows with its degree.",
+        right="The vectors have d² entries, or d(d + 1)/2 if each mixed product stands there once, "
+        "times √2. Every power of q·k is a dot product, at a price that grows with its degree.",
     )  # fmt: skip
