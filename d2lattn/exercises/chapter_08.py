@@ -273,6 +273,14 @@ def check_08_square(answer: Any) -> Verdict:
         if not (isinstance(result, tuple | list) and len(result) == 2):
             raise TypeError("return two tensors, the wider queries and the wider keys")
         wide_q, wide_k = result
+        for alone, wide in (
+            (answer(q, -2 * k)[0], wide_q),
+            (answer(-2 * q, k)[1], wide_k),
+        ):
+            if alone.shape != wide.shape or not torch.allclose(alone, wide):
+                raise ValueError(
+                    "the wider queries are made of the queries alone, the wider keys of the keys"
+                )
         return wide_q @ wide_k.mT
 
     one, unit = torch.tensor([[3.0]]), torch.tensor([[1.0, 1.0]])
@@ -305,6 +313,6 @@ def check_08_square(answer: Any) -> Verdict:
             Mistake(lambda q, k: 2 * (q @ k.mT).square(), "Twice too much: each pair of different "
                     "features counts once in each order, and a feature with itself once."),
         ],
-        right="The vectors are d² long instead of d: every polynomial of q·k is a dot product, at "
-        "a price that grows with its degree.",
+        right="The vectors have d² entries, or d(d + 1)/2 if each mixed product stands there once, "
+        "times √2. Every power of q·k is a dot product, at a price that grows with its degree.",
     )  # fmt: skip

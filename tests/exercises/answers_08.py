@@ -160,4 +160,6 @@ WRONG: list[tuple[Check, Any, str]] = [
         "angle",
     ),
     (check_08_square, lambda q, k: q @ k.mT, "two tensors"),
+    (check_08_square, lambda q, k: ((q @ k.mT) ** 2, torch.eye(len(k))), "queries alone"),
+    (check_08_square, lambda q, k: (torch.eye(len(q)), (k @ q.mT) ** 2), "keys of the keys"),
 ]

@@ -25,9 +25,9 @@ class Tolerance:
 
     rtol: float = 1e-4  # of a printed or glued number
     atol: float = 1e-8  # ... near zero
-    points: float = 0.01  # distance in a figure; a point is 1/72 inch, a third of a millimetre
+    points: float = 0.01  # distance in a figure; a point is 0.35 mm
     rms: float = 0.5  # of an image, in levels of 255: noise moves few pixels
-    level: int = 3  # of any channel of any pixel: one step of a colour map with 256 colours
+    level: int = 3  # of any pixel's channel: a step of a map of 256 colours
 
     @classmethod
     def of(cls, cell: Mapping[str, Any]) -> Self:
