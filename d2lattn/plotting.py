@@ -7,6 +7,7 @@ is shown if it is the last expression of a cell. Queries, keys and values keep o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -139,7 +141,7 @@ def show_heatmaps(
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for i, (panel, ax) in enumerate(zip(maps, axes.flat, strict=False)):
             image = ax.imshow(
-                panel.numpy(), cmap="Reds", norm=norm, interpolation="none", aspect="auto"
+                panel.numpy(), cmap=_reds(), norm=norm, interpolation="none", aspect="auto"
             )
             ax.spines[["top", "right"]].set_visible(True)
             if titles is not None:
@@ -401,7 +403,7 @@ def show_bars(
     num_panels, num_bars = heights.shape
     if notes is not None and len(notes) != num_panels:
         raise ValueError(f"notes must be as many as the panels, {num_panels}; got {len(notes)}")
-    reds = matplotlib.colormaps["Reds"]
+    reds = _reds()
     top = float(heights.nan_to_num(0.0).amax()) or 1.0
     with matplotlib.rc_context(HOUSE_STYLE):
         figure = Figure(figsize=size or (_WIDTH, 0.9 + 1.15 * num_panels))
@@ -836,10 +838,19 @@ def _name_ticks(ax: Axes, xticks: Sequence[str] | None, yticks: Sequence[str] | 
             label.set(rotation=45, ha="right", rotation_mode="anchor")
 
 
+@cache
+def _reds() -> Colormap:
+    """Matplotlib's Reds without their darkest fifth, which is no longer red on a dark page."""
+    import matplotlib
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(matplotlib.colormaps["Reds"](_array(torch.linspace(0, 0.8, 256))), "reds")
+
+
 def _write_weights(ax: Axes, panel: Tensor, gamma: float) -> None:
     for (i, j), weight in zip(torch.cartesian_prod(*map(torch.arange, panel.shape)).tolist(),
                               panel.flatten().tolist(), strict=True):  # fmt: skip
-        color = "white" if weight**gamma > 0.55 else _INK
+        color = "white" if weight**gamma > 0.65 else _INK
         ax.text(j, i, f"{weight:.2f}", ha="center", va="center", color=color, fontsize=8)
 
 
@@ -871,7 +882,7 @@ def _draw_measurements(ax: Axes, x: Tensor, y: Tensor, weights: Tensor | None) -
         return
     share = weights / weights.max().clamp_min(torch.finfo(weights.dtype).tiny)
     ax.scatter(
-        _array(x), _array(y), s=_array(15 + 85 * share), c=_array(share), cmap="Reds",
+        _array(x), _array(y), s=_array(15 + 85 * share), c=_array(share), cmap=_reds(),
         vmin=0.0, vmax=1.0, edgecolors=_INK, linewidths=0.5,
         label="measurements, by weight", zorder=3,
     )  # fmt: skip
@@ -880,9 +891,7 @@ def _draw_measurements(ax: Axes, x: Tensor, y: Tensor, weights: Tensor | None) -
 def _draw_vectors(
     ax: Axes, query: Tensor, keys: Tensor, weights: Tensor, names: Sequence[str] | None
 ) -> None:
-    import matplotlib
-
-    reds = matplotlib.colormaps["Reds"]
+    reds = _reds()
     for j, ((x, y), weight) in enumerate(zip(keys.tolist(), weights.tolist(), strict=True)):
         ax.plot([0, x], [0, y], color=KEY, lw=1.2, alpha=0.7)
         ax.plot(

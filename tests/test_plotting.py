@@ -54,7 +54,7 @@ def test_every_heat_map_has_the_same_red_scale_from_0_to_1():
     assert len(axes) == 6
     images = [image for ax in axes for image in ax.images]
     assert {image.get_clim() for image in images} == {(0.0, 1.0)}
-    assert {image.get_cmap().name for image in images} == {"Reds"}
+    assert {image.get_cmap().name for image in images} == {"reds"}
     assert len({id(image.norm) for image in images}) == 1
     assert len(show_heatmaps(WEIGHTS * 0.01).axes) == len(figure.axes)
     assert maps_of(show_heatmaps(WEIGHTS * 0.01))[0].images[0].get_clim() == (0.0, 1.0)

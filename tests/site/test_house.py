@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import operator
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from docutils import nodes
 from docutils.utils import new_document
+from matplotlib.colors import to_hex
+
+from d2lattn import plotting
 
 SOURCE = Path(__file__).resolve().parents[2] / "book" / "_ext" / "house.py"
 _spec = importlib.util.spec_from_file_location("house", SOURCE)
@@ -52,14 +59,6 @@ def test_the_empty_corner_of_a_table_is_no_heading() -> None:
     corner = '<tr><th class="head"><p></p></th><th class="head"><p>d</p></th></tr>'
     assert house.mended(corner) == corner.replace(
         '<th class="head"><p></p></th>', '<td class="head"></td>'
-    )
-
-
-def test_no_line_begins_with_the_comma_behind_a_formula() -> None:
-    formula = '<span class="math notranslate nohighlight"><mjx-container>x</mjx-container></span>'
-    assert house.mended(f"{formula}, {formula} and {formula}.") == (
-        f'<span class="formula-and-mark">{formula},</span> {formula} and '
-        f'<span class="formula-and-mark">{formula}.</span>'
     )
 
 
@@ -120,3 +119,37 @@ def test_bold_words_that_are_no_label_stay_in_the_description() -> None:
     promise = nodes.paragraph("", "", nodes.strong("", "Attention is an average."))
     assert house.description(page_of(promise), 200) == "Attention is an average."
     assert house.description(page_of(), 200) == ""
+
+
+def _on_a_dark_page(colour: str) -> list[float]:
+    numbers = [float(number) for number in re.findall(r"-?\d\.?\d*", house.DARK.split('"')[-2])]
+    rows = [numbers[i : i + 5] for i in (0, 5, 10)]
+    light = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    turned = [sum(map(operator.mul, row, [*light, 0, 1])) for row in rows]
+    return [min(max(channel, 0.0), 1.0) for channel in turned]
+
+
+def _luminance(colour: list[float]) -> float:  # WCAG 2.2
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return sum(map(operator.mul, (0.2126, 0.7152, 0.0722), linear))
+
+
+@pytest.mark.parametrize("colour", ["#333333", plotting.QUERY, plotting.KEY, plotting.VALUE])
+def test_figures_can_be_read_on_a_dark_page(colour: str) -> None:
+    page, ink = _luminance(_on_a_dark_page("#ffffff")), _luminance(_on_a_dark_page(colour))
+    assert page < 0.01
+    assert (ink + 0.05) / (page + 0.05) >= 4.5
+    light = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    dark = _on_a_dark_page(colour)
+    if colour != "#333333":  # the same channel leads, so orange does not turn blue
+        assert dark.index(max(dark)) == light.index(max(light))
+
+
+def test_a_heat_map_is_red_on_a_dark_page_too() -> None:
+    weights = torch.linspace(0, 1, 21).unsqueeze(0)
+    image = plotting.show_heatmaps(weights).axes[0].images[0]
+    colours = [
+        _on_a_dark_page(to_hex(tuple(image.cmap(image.norm(w))))) for w in weights[0].tolist()
+    ]
+    assert all(a < b for a, b in pairwise(map(_luminance, colours)))
+    assert all(red > 2 * max(green, blue) for red, green, blue in colours[10:])
