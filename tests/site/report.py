@@ -162,8 +162,10 @@ def drive(page: Page, session: CDPSession, control: Locator) -> None:
         page.wait_for_timeout(60)
     box = control.bounding_box()
     assert box
-    path = [(box["x"] + box["width"] * (0.3 + 0.05 * i), box["y"] + box["height"] / 2 + i)
-            for i in range(9)]  # fmt: skip
+    path = [
+        (box["x"] + box["width"] * (0.3 + 0.05 * i), box["y"] + box["height"] / 2 + i)
+        for i in range(9)
+    ]
     page.mouse.move(*path[0])
     page.mouse.down()
     for at in path:
