@@ -111,6 +111,7 @@ def painted(browser: Browser, url: str) -> tuple[float, float]:
     page = context.new_page()
     slow_down(context.new_cdp_session(page), line=True)
     page.goto(url, wait_until="networkidle", timeout=90_000)
+    page.wait_for_function("seen.paint > 0", timeout=30_000)  # told some time after it happened
     page.wait_for_timeout(500)
     paint = page.evaluate("seen.paint")
     scroll_through(page)
