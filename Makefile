@@ -24,7 +24,7 @@ book: $(READY)  ## build the book; every warning is an error
 	@echo "The home page: file://$(CURDIR)/_build/html/index.html"
 
 test: $(READY)  ## run every test and every chapter; ARGS="-k masking" for a part
-	$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
 bench: $(READY)  ## time and memory against peers and floors, 10 minutes; ARGS="-k additive"
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from docutils import nodes
+from maths import spoken
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -53,16 +54,34 @@ def mended(body: str) -> str:
 
     A folded cell is called what it shows ("Show code cell source"), not "Toggle hidden
     content"; Chinese words say that they are Chinese, for the choice of font and voice; an
-    empty corner of a table is no heading, the works of a bibliography are items of a list, and
-    the arguments of a long signature are not a list of definitions.
+    empty corner of a table is no heading, and a formula alone is one that has a name; the works
+    of a bibliography are items of a list, and the arguments of a long signature are not a list of
+    definitions.
     """
     body = body.replace(' aria-label="Toggle hidden content"', "")
+    body = CHINESE.sub(lambda part: part[1] or f'<span lang="zh-Hans">{part[2]}</span>', body)
     body = body.replace('<span class="zh">', '<span class="zh" lang="zh-Hans">')
     body = re.sub(r'<th class="([^"]*)">(?:\s*<p>\s*</p>)?\s*</th>', r'<td class="\1"></td>', body)
+    body = re.sub(r"<th\b.*?</th>", named, body, flags=re.DOTALL)
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
     return SIGNATURE.sub(lambda lines: re.sub(r"</?d[ld]>", as_span, lines[0]), body)
 
 
+def named(heading: re.Match[str]) -> str:
+    """The heading of a table; if a formula is all that it holds, the formula in words too."""
+    words = re.sub(r"<mjx-container.*?</mjx-container>|<[^>]*>", "", heading[0], flags=re.DOTALL)
+    if words.strip():
+        return heading[0]
+    return re.sub(
+        r"<math\b(.*?</math>)",
+        lambda formula: f'<math aria-label="{html.escape(spoken(formula[0]))}"{formula[1]}',
+        heading[0],
+        flags=re.DOTALL,
+    )
+
+
+# A tag or what is known to be Chinese; other Chinese words
+CHINESE = re.compile(r'(<span class="zh">.*?</span>|<[^>]*>)|([\u4e00-\u9fff]+)', re.DOTALL)
 SIGNATURE = re.compile(r"<dl>\s*<dd>.*?</dl>", re.DOTALL)
 
 
@@ -176,11 +195,13 @@ def says_something(paragraph: nodes.paragraph) -> bool:
 def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Before `sphinxext.opengraph`, which would begin every chapter with the same label."""
     text = description(doctree, app.config.ogp_description_length) if doctree is not None else ""
-    if not text or app.builder.name == "epub":
+    if app.builder.name == "epub" or "title" not in context:
         return
-    text = html.escape(text)
+    title = re.sub(r"<[^>]*>", "", context["title"])
+    text = html.escape(text or f"{html.unescape(title)}: {app.config.html_title}.")
     context["meta"] = {**(context.get("meta") or {}), "og:description": text}
-    context["metatags"] += f'<meta name="description" content="{text}" />\n'
+    metatags = context.get("metatags", "")
+    context["metatags"] = f'{metatags}<meta name="description" content="{text}" />\n'
 
 
 def labs_on(body: str) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import posixpath
 import re
 import shutil
 from io import BytesIO
@@ -27,9 +28,16 @@ PAGENAME = re.compile(r"\s*<script>DOCUMENTATION_OPTIONS\.pagename = [^<]*</scri
 IMAGE = re.compile(r'<img (?![^>]*\b(?:height|loading)=)[^>]*src="(?:\.\./)*_images/([^"]+)"[^>]*>')
 ICON = re.compile(r'class="[^"]*\bfa[srb]?(?:-solid|-regular|-brands)? fa-([a-z-]+)[^"]*"')
 IMPORT = re.compile(r'@import (?:url\()?"([^":]+)"\)?;')
+RELATIVE = re.compile(r"url\(([\"']?)(?![\"'/#]|data:)")
 ICON_RULE = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"[^"]*"\}')
 FACE = re.compile(r"@font-face\{[^}]*Font Awesome[^}]*\}")
 
+# Light or dark is decided before the first paint; decided later, lines of code would move.
+THEME = 'localStorage.getItem("theme") || "auto"'
+THEME_NOW = (
+    '(mode => mode !== "auto" ? mode : matchMedia("(prefers-color-scheme: dark)").matches '
+    '? "dark" : "light")(document.documentElement.dataset.mode)'
+)
 # The logo is part of a landmark, as everything on a page should be.
 SIDEBAR = 'id="pst-primary-sidebar" role="complementary" aria-label="The book"'
 # Left out: the icons as a script, and tabs, which no page has.
@@ -88,21 +96,22 @@ def formula_styles(static: Path) -> str:
     return re.sub(r'url\("(mathjax/[^"]+)"\)', cut, css)
 
 
+def whole_sheet(name: str, static: Path) -> str:
+    """A style sheet and those that it imports, the addresses in it as seen from ``static``."""
+    text = (static / name).read_text(encoding="utf-8")
+    folder, parts = posixpath.dirname(name), IMPORT.split(text)
+    for i, part in enumerate(parts):
+        if i % 2:
+            parts[i] = whole_sheet(posixpath.normpath(posixpath.join(folder, part)), static)
+        elif folder:
+            parts[i] = RELATIVE.sub(rf"url(\1{folder}/", part)
+    return re.sub(r"/\*# sourceMappingURL=.*?\*/", "", FACE.sub("", "".join(parts)))
+
+
 def joined_styles(names: list[str], static: Path, used_icons: set[str]) -> str:
-    parts = []
-    for name in names:
-        path = static / name
-        text = path.read_text(encoding="utf-8")
-        for rule in IMPORT.finditer(text):
-            text = text.replace(rule[0], (path.parent / rule[1]).read_text(encoding="utf-8"))
-        text = re.sub(r"/\*# sourceMappingURL=.*?\*/", "", FACE.sub("", text))
-        folder = Path(name).parent
-        if folder != Path():
-            text = re.sub(r"url\((?!data:|#)([\"']?)(?!/)", rf"url(\1{folder.as_posix()}/", text)
-        parts.append(text)
     css = ICON_RULE.sub(
         lambda rule: rule[0] if used_icons & set(re.findall(r"fa-([\w-]+)", rule[1])) else "",
-        "\n".join(parts),
+        "\n".join(whole_sheet(name, static) for name in names),
     )
     return css + icon_font(css, static / "vendor" / "fontawesome" / "webfonts")
 
@@ -169,7 +178,7 @@ def lean(text: str, site: Path, styles: set[str], scripts: set[str], stamp: dict
 
     text = PAGENAME.sub("", PRELOAD.sub("", text))
     text = text.replace('<script src="searchindex.js"', '<script defer src="searchindex.js"')
-    text = text.replace('id="pst-primary-sidebar"', SIDEBAR, 1)
+    text = text.replace('id="pst-primary-sidebar"', SIDEBAR, 1).replace(THEME, THEME_NOW, 1)
     return with_sizes(SCRIPT.sub(scripted, STYLE.sub(styled, text)), site)
 
 

@@ -14,6 +14,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from docutils import nodes
 from py_mini_racer import MiniRacer
@@ -100,6 +101,23 @@ class Typesetter:
 
     def close(self) -> None:
         self.engine.close()
+
+
+WORDS = {"msub": "{} sub {}", "msup": "{} to the {}", "mfrac": "{} over {}", "msqrt": "root of {}"}
+NAMES = {"−": "minus", "‖": "double bar"}
+
+
+def spoken(mathml: str) -> str:
+    """A short formula in words, where a name is looked for and MathML is none: "k sub 1"."""
+
+    def say(node: ElementTree.Element) -> str:
+        text = (node.text or "").strip()
+        parts = [word for word in [NAMES.get(text, text), *map(say, node)] if word]
+        form = WORDS.get(node.tag.rpartition("}")[2])
+        words = form.format(*parts) if form and form.count("{}") == len(parts) else " ".join(parts)
+        return words.replace("to the ⊤", "transposed").replace("to the 2", "squared")
+
+    return say(ElementTree.fromstring(mathml))
 
 
 def set_formula(translator: Any, node: nodes.Node, tex: str, display: bool) -> str:

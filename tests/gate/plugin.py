@@ -8,6 +8,7 @@ every chapter twice, and nbval's class cannot be swapped for a subclass (its `su
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ _run_cell = IPyNbCell.runtest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put the gate's comparison in the place of nbval's."""
+    """Put the gate's comparison in the place of nbval's, and share the processor out."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:  # each runs kernels, whose threads would wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     IPyNbCell.runtest = _run
     IPyNbCell.compare_outputs = _compare
     IPyNbCell.repr_failure = _explain

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.site.serving import QUIET, build, reader_pages, served, system_chromium
+from tests.site.serving import PUBLISHED, QUIET, build, reader_pages, required_chromium, served
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built pages."""
-    folder = tmp_path_factory.mktemp("book")
-    result = build(folder)
-    if result.returncode:
-        pytest.fail(f"`make book` fails:\n{result.stderr[-4000:]}", pytrace=False)
+    """The folder of the built pages. The first worker of pytest-xdist to ask builds for all."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, verdict = base / "site", base / "site.txt"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        wait_for(verdict)
+    else:
+        result = build(folder, edition=PUBLISHED)
+        whole = verdict.with_suffix(".part")
+        whole.write_text(result.stderr[-4000:] if result.returncode else "", encoding="utf-8")
+        whole.replace(verdict)
+    errors = verdict.read_text(encoding="utf-8")
+    if errors:
+        pytest.fail(f"`make book` fails:\n{errors}", pytrace=False)
     return folder / "_build" / "html"
+
+
+def wait_for(path: Path, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, "the worker that builds the book has not finished"
+        time.sleep(0.2)
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +49,7 @@ def address(site: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium. With REQUIRE_BROWSER set, its absence is a failure."""
-    program = system_chromium()
-    if program is None:
-        message = "no Chromium on this machine: links were checked, but no page was opened"
-        if os.environ.get("REQUIRE_BROWSER"):
-            pytest.fail(message, pytrace=False)
-        pytest.skip(message)
+    program = required_chromium()
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=QUIET)
         yield chromium
@@ -45,7 +58,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def pages(site: Path) -> list[Path]:
-    """Every page that a reader can reach."""
+    """The first page, which leads to the home page, then every page that a reader can reach."""
     found = [site / "index.html", *reader_pages(site)]
     assert site / "book" / "index.html" in found
     return found

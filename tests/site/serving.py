@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import ViewportSize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,18 +29,27 @@ QUIET = [  # it asks for nothing by itself
     "--disable-component-update",
     "--disable-sync",
 ]
+# The edition that the tests open: a fork's, published under a path of its own.
+PUBLISHED = {
+    "BOOK_URL": "https://someone.github.io/course",
+    "BOOK_REPOSITORY_URL": "https://github.com/someone/course",
+}
+ABSENT = "no/such/page.html"  # so deep that relative links would fail
 DESK = ViewportSize(width=1280, height=900)
 TEXT = {".html", ".css", ".js", ".mjs", ".svg", ".json", ".ipynb", ".txt", ".xml"}
 
 
-def build(folder: Path, builder: str = "html") -> subprocess.CompletedProcess[str]:
+def build(
+    folder: Path, builder: str = "html", edition: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Build the book into ``folder/_build``, as `make book` does; every warning is an error."""
     kind = ["--builder", "custom", "--custom-builder", builder] if builder != "html" else []
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("BOOK_")}
     command = f"build {ROOT} --path-output {folder} -W -n --keep-going --all".split() + kind
     return subprocess.run(
         [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", *command],
         cwd=folder,
-        env={key: value for key, value in os.environ.items() if not key.startswith("BOOK_")},
+        env={**environment, **(edition or {})},
         capture_output=True,
         text=True,
         check=False,
@@ -59,11 +69,11 @@ class StaticHost(SimpleHTTPRequestHandler):
         path = Path(self.translate_path(self.path))
         if path.is_dir():
             path /= "index.html"
-        if not path.is_file():
-            self.send_error(404)
-            return None
+        found = path.is_file()
+        if not found:
+            path = Path(self.directory, "404.html")
         body = path.read_bytes()
-        self.send_response(200)
+        self.send_response(200 if found else 404)
         self.send_header("Content-Type", self.guess_type(str(path)))
         if path.suffix in TEXT and "gzip" in self.headers.get("Accept-Encoding", ""):
             body = gzip.compress(body, compresslevel=6)
@@ -100,11 +110,22 @@ def system_chromium() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
+def required_chromium() -> str:
+    """The system's Chromium, for a test. With REQUIRE_BROWSER set, its absence is a failure."""
+    program = system_chromium()
+    if program is None:
+        message = "no Chromium on this machine: links were checked, but no page was opened"
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    return program
+
+
 def reader_pages(site: Path) -> list[Path]:
     """Every page that a reader can reach by a link.
 
     Left out are the first page, which only leads to the home page, and the page for addresses
-    that do not exist, which works where the site is published only.
+    that do not exist, which works at such an address only.
     """
     found = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
     return [path for path in found if path not in (site / "index.html", site / "404.html")]

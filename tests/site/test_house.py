@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import operator
 import re
 from itertools import pairwise
 from pathlib import Path
 
+import house
 import pytest
 import torch
 from docutils import nodes
@@ -15,13 +15,6 @@ from docutils.utils import new_document
 from matplotlib.colors import to_hex
 
 from d2lattn import plotting
-
-SOURCE = Path(__file__).resolve().parents[2] / "book" / "_ext" / "house.py"
-_spec = importlib.util.spec_from_file_location("house", SOURCE)
-assert _spec
-assert _spec.loader
-house = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(house)
 
 
 @pytest.mark.parametrize("environment", [{}, {"BOOK_REPOSITORY_URL": " "}])
@@ -62,6 +55,14 @@ def test_the_empty_corner_of_a_table_is_no_heading() -> None:
     )
 
 
+def test_a_formula_that_heads_a_column_has_a_name() -> None:
+    formula = "<mjx-container><math><msub><mi>k</mi><mn>1</mn></msub></math></mjx-container>"
+    heading = f'<th class="head"><p>{formula}</p></th>'
+    assert '<math aria-label="k sub 1"><msub>' in house.mended(heading)
+    with_words = heading.replace("<p>", "<p>key ")
+    assert house.mended(with_words) == with_words
+
+
 def test_the_arguments_of_a_signature_are_no_definitions() -> None:
     signature = "<dl>\n<dd><em>scores</em>,</dd>\n</dl>"
     assert house.mended(signature) == '\n<span class="sig-line"><em>scores</em>,</span>\n'
@@ -92,6 +93,11 @@ def test_the_other_forms_are_offered_once_they_exist(
 
 def test_chinese_words_say_so() -> None:
     assert house.mended('<span class="zh">键</span>') == '<span class="zh" lang="zh-Hans">键</span>'
+
+
+def test_chinese_words_in_a_sentence_say_so_too() -> None:
+    sentence = '<p title="汇">The word is 汇聚, to pool.</p>'
+    assert house.mended(sentence) == sentence.replace("汇聚", '<span lang="zh-Hans">汇聚</span>')
 
 
 def test_a_page_has_the_laboratories_that_its_chapter_placed() -> None:

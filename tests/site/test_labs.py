@@ -273,6 +273,33 @@ def test_the_query_follows_the_hand(page: Page, site: Path, lab: str, hand: str)
     assert float(seen[1]) < float(seen[2])
 
 
+@pytest.mark.parametrize("lab", PAGES)
+@pytest.mark.parametrize("hand", ["mouse", "finger"])
+def test_every_control_works_by_hand(page: Page, site: Path, lab: str, hand: str) -> None:
+    body = opened(page, site, lab).locator(".lab-body")
+    for slider in body.locator("input[type=range]").all():
+        slider.scroll_into_view_if_needed()
+        box = slider.bounding_box()
+        assert box
+        seen = set()
+        for across in (0.1, 0.9):
+            at = box["x"] + across * box["width"], box["y"] + box["height"] / 2
+            if hand == "finger":
+                page.touchscreen.tap(*at)
+            else:
+                page.mouse.click(*at)
+            seen.add(slider.input_value())
+        assert len(seen) == 2, slider.evaluate("slider => slider.labels[0].textContent")
+    for control in body.locator("input[type=radio], button:enabled").all():
+        before = body.inner_text()
+        if hand == "finger":
+            control.tap()
+        else:
+            control.click()
+        chosen = control.get_attribute("type") == "radio"
+        assert control.is_checked() if chosen else body.inner_text() != before
+
+
 def test_the_steps_go_forward_and_back(page: Page, site: Path) -> None:
     body = opened(page, site, "pipeline").locator(".lab-body")
     following = body.get_by_role("button", name="Next")

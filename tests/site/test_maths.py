@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import maths
 import pytest
 from docutils import nodes
 from docutils.utils import new_document
-
-SOURCE = Path(__file__).resolve().parents[2] / "book" / "_ext" / "maths.py"
-_spec = importlib.util.spec_from_file_location("maths", SOURCE)
-assert _spec
-assert _spec.loader
-maths = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(maths)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +70,15 @@ def test_a_formula_stays_with_its_comma_and_its_bracket() -> None:
     (together,) = document.findall(nodes.inline)
     assert together.astext() == "(q)"
     assert document.astext() == "a (q) of k"
+
+
+@pytest.mark.parametrize(
+    ("tex", "words"),
+    [
+        ("k_1", "k sub 1"),
+        (r"q^\top k", "q transposed k"),
+        (r"-\tfrac12 \lVert k \rVert^2", "minus 1 over 2 double bar k double bar squared"),
+    ],
+)
+def test_a_short_formula_has_words(typesetter: Any, tex: str, words: str) -> None:
+    assert maths.spoken(typesetter.mathml(tex, False)) == words

@@ -1,7 +1,4 @@
-"""The built book, first as files, then in a browser.
-
-pytest-xdist gives a module to one worker, so the slowest of all is one of its own: `test_access`.
-"""
+"""The built book as files: links, descriptions, sizes, and what a fork fills in."""
 
 from __future__ import annotations
 
@@ -11,26 +8,28 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import pytest
 from bs4 import BeautifulSoup, Tag
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, ViewportSize
+from PIL import Image
 
 import d2lattn
-from tests.site.serving import DESK
+from tests.site.serving import PUBLISHED, ROOT
 
 # Links that a reader may follow; everything else on a page must come with the book.
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "srcset"}
 ONLY_NAMED = {"canonical", "author", "license"}
 
-PHONE = ViewportSize(width=360, height=780)
-
 
 @cache
 def soup_of(path: Path) -> BeautifulSoup:
-    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+    """A page without the boxes of which its formulas are drawn, half of all elements."""
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"<mjx-math\b.*?</mjx-math>", "", text, flags=re.DOTALL)
+    return BeautifulSoup(text, "html.parser")
 
 
-# As files
+@cache
+def anchors(path: Path) -> set[str]:
+    return {str(element["id"]) for element in soup_of(path).find_all(id=True)}
 
 
 def test_every_link_leads_somewhere(site: Path, pages: list[Path]) -> None:
@@ -42,7 +41,7 @@ def test_every_link_leads_somewhere(site: Path, pages: list[Path]) -> None:
                 continue
             if not target.exists() or not target.is_relative_to(site):
                 broken.append(f"{path.relative_to(site)}: {link['href']} is no file")
-            elif fragment and target.suffix == ".html" and not has_anchor(target, fragment):
+            elif fragment and target.suffix == ".html" and fragment not in anchors(target):
                 broken.append(f"{path.relative_to(site)}: {link['href']} has no such anchor")
     assert not broken, "\n".join(broken)
 
@@ -56,20 +55,16 @@ def resolved(address: str, page: Path) -> tuple[Path | None, str]:
     return target, unquote(parts.fragment)
 
 
-def has_anchor(page: Path, name: str) -> bool:
-    return soup_of(page).find(id=name) is not None
-
-
 def test_a_wrong_address_leads_back(site: Path) -> None:
     """The page for it is shown at any depth, so it says where everything is from the top."""
     soup = soup_of(site / "404.html")
     assert soup.select_one("article h1")
     for element, attribute in [("link", "href"), ("script", "src"), ("a", "href")]:
         for tag in soup.find_all(element, attrs={attribute: True}):
-            path = urlsplit(str(tag[attribute])).path
-            if path and not urlsplit(str(tag[attribute])).netloc:
-                assert path.startswith("/"), path
-                assert (site / unquote(path[1:])).exists(), path
+            parts = urlsplit(str(tag[attribute]))
+            if parts.path and not parts.netloc:
+                assert parts.path.startswith("/course/"), parts.path
+                assert (site / unquote(parts.path).removeprefix("/course/")).exists(), parts.path
 
 
 def test_every_page_says_what_it_is_about(pages: list[Path]) -> None:
@@ -78,14 +73,71 @@ def test_every_page_says_what_it_is_about(pages: list[Path]) -> None:
         soup = soup_of(path)
         assert soup.title
         assert soup.find("html", lang="en")
-        if path.parent.name == "book" and path.name != "references.html":
-            for name in ("description", "og:title", "og:description"):
-                tags = soup.select(f'meta[name="{name}"], meta[property="{name}"]')
-                assert len(tags) == 1, f"{path.name}: {name}"
-                assert str(tags[0]["content"]).strip()
-                assert (name, tags[0]["content"]) not in seen, f"{path.name}: {name} is not its own"
-                seen.add((name, tags[0]["content"]))
-                assert not str(tags[0]["content"]).startswith("What you will do"), path.name
+        if path.parent.name != "book":  # listings and indices
+            continue
+        for name in ("description", "og:title", "og:description"):
+            tags = soup.select(f'meta[name="{name}"], meta[property="{name}"]')
+            assert len(tags) == 1, f"{path.name}: {name}"
+            content = str(tags[0]["content"]).strip()
+            assert content
+            assert (name, content) not in seen, f"{path.name}: {name} is not its own"
+            seen.add((name, content))
+            assert not content.startswith("What you will do"), path.name
+
+
+def test_every_page_has_a_picture_for_where_it_is_shared(site: Path, pages: list[Path]) -> None:
+    for path in pages[1:]:
+        if path.parent.name == "book":
+            picture = soup_of(path).select_one('meta[property="og:image"]')
+            assert picture, path.name
+            assert picture["content"] == f"{PUBLISHED['BOOK_URL']}/_static/social.png"
+            assert soup_of(path).select_one('meta[property="og:image:alt"][content]')
+    with Image.open(site / "_static" / "social.png") as image:
+        assert image.size == (1200, 630)
+
+
+def test_the_map_for_search_engines_lists_what_is_there(site: Path) -> None:
+    text = (site / "sitemap.xml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"<loc>(.*?)</loc>", text))
+    written = {f"{PUBLISHED['BOOK_URL']}/book/{p.name}" for p in (site / "book").glob("*.html")}
+    assert written <= listed
+    for url in listed:
+        assert (site / url.removeprefix(PUBLISHED["BOOK_URL"] + "/")).is_file(), url
+
+
+def test_every_page_leads_to_its_source_and_to_a_report(site: Path) -> None:
+    repository = PUBLISHED["BOOK_REPOSITORY_URL"]
+    for path in sorted((site / "book").glob("*.html")):
+        links = {str(link["href"]) for link in soup_of(path).select("a[href]")}
+        edit = [link for link in links if link.startswith(f"{repository}/edit/main/")]
+        assert len(edit) == 1, path.name
+        source = ROOT / edit[0].removeprefix(f"{repository}/edit/main/")
+        assert source.is_file()
+        assert source.stem == path.stem
+        assert any(link.startswith(f"{repository}/issues/new") for link in links), path.name
+
+
+def test_the_pages_follow_each_other_as_in_the_list(site: Path) -> None:
+    home = site / "book" / "index.html"
+    listed = [
+        target
+        for link in soup_of(home).select("nav.bd-links a[href]")
+        if (target := resolved(str(link["href"]), home)[0])
+    ]
+    forward = walk(home, "a.right-next")
+    assert forward == list(dict.fromkeys([home, *listed]))
+    assert walk(forward[-1], "a.left-prev") == forward[::-1]
+
+
+def walk(page: Path, direction: str) -> list[Path]:
+    """The pages that one link after the other leads to."""
+    way = [page]
+    while link := soup_of(way[-1]).select_one(direction):
+        target = resolved(str(link["href"]), way[-1])[0]
+        assert target
+        assert target not in way
+        way.append(target)
+    return way
 
 
 def test_a_chapter_says_how_long_it_takes_and_how_to_run_it(site: Path) -> None:
@@ -95,7 +147,11 @@ def test_a_chapter_says_how_long_it_takes_and_how_to_run_it(site: Path) -> None:
         line = soup_of(path).select_one("h1 + .house-meta")
         assert line, path.name
         assert "minutes to read" in line.text
-        assert line.select_one("a[download]")
+        notebook = line.select_one("a[download]")
+        assert notebook
+        stored = (path.parent / str(notebook["href"])).resolve()
+        assert stored.read_bytes() == (ROOT / "book" / f"{path.stem}.ipynb").read_bytes()
+        assert line.select_one("a[href^='https://mybinder.org/v2/gh/someone/course/main']")
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path, pages: list[Path]) -> None:
@@ -158,9 +214,7 @@ def test_the_home_page_opens_from_the_top(site: Path) -> None:
 
 
 def test_the_reference_covers_every_public_name(site: Path) -> None:
-    documented = {
-        str(element["id"]) for element in soup_of(site / "book" / "api.html").find_all(id=True)
-    }
+    documented = anchors(site / "book" / "api.html")
     public = {f"d2lattn.{name}" for name in d2lattn.__all__}
     public -= {"d2lattn.notebook", "d2lattn.plotting"}
     public |= {f"d2lattn.notebook.{name}" for name in d2lattn.notebook.__all__}
@@ -172,10 +226,15 @@ def test_the_reference_covers_every_public_name(site: Path) -> None:
     assert not public - documented
 
 
-def test_the_glossary_says_what_is_chinese(site: Path) -> None:
-    words = soup_of(site / "book" / "glossary.html").select("span.zh")
-    assert words
-    assert all(word.get("lang") == "zh-Hans" for word in words)
+def test_chinese_words_say_that_they_are_chinese(site: Path, pages: list[Path]) -> None:
+    assert soup_of(site / "book" / "glossary.html").select("span.zh")
+    silent = [
+        f"{path.relative_to(site)}: {words}"
+        for path in pages
+        for words in soup_of(path).find_all(string=re.compile("[\u4e00-\u9fff]"))
+        if not words.find_parent(lang=re.compile("^zh"))
+    ]
+    assert not silent, "\n".join(silent)
 
 
 def test_the_site_stays_small(site: Path) -> None:
@@ -209,218 +268,3 @@ def test_every_image_reserves_its_room(site: Path, pages: list[Path]) -> None:
     for path, image in images(pages):
         assert image.get("width"), f"{path.relative_to(site)}: {image['src']}"
         assert image.get("height"), f"{path.relative_to(site)}: {image['src']}"
-
-
-# In a browser
-
-
-class Watched:
-    """A page that remembers what went wrong on it."""
-
-    def __init__(self, page: Page, home: str) -> None:
-        self.page, self.wrong = page, list[str]()
-        page.on("pageerror", lambda error: self.wrong.append(f"uncaught: {error}"))
-        page.on("console", self._listen)
-        page.on("requestfailed", self._miss)
-        page.on("request", lambda request: self._look(request.url, home))
-
-    def _listen(self, message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"}:
-            self.wrong.append(f"console: {message.text}")
-
-    def _miss(self, request: Request) -> None:
-        if "ERR_ABORTED" not in (request.failure or ""):  # we left the page, that is all
-            self.wrong.append(f"failed: {request.url}")
-
-    def _look(self, url: str, home: str) -> None:
-        if not url.startswith((home, "data:", "blob:")):
-            self.wrong.append(f"asks elsewhere: {url}")
-
-    def open(self, url: str) -> None:
-        self.page.goto(url, wait_until="load")
-        self.page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-
-
-def faults_of(page: Page) -> list[str]:
-    """What a reader would see that is wrong."""
-    return page.evaluate(
-        """async () => {
-        const wrong = [];
-        for (const image of document.images) {
-            image.loading = "eager";
-            await image.decode().catch(() => wrong.push(`cannot be decoded: ${image.src}`));
-        }
-        for (const bad of document.querySelectorAll("mjx-merror"))
-            wrong.push(`formula: ${bad.textContent}`);
-        const formulas = document.querySelectorAll(".math").length;
-        if (formulas && !document.querySelector("mjx-container"))
-            wrong.push(`${formulas} formulas, none typeset`);
-        const width = document.documentElement.scrollWidth;
-        if (width > window.innerWidth)
-            wrong.push(`${width} px wide in a window of ${window.innerWidth}`);
-        return wrong;
-    }"""
-    )
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_page_is_whole_on_a_phone(
-    browser: Browser, site: Path, address: str, pages: list[Path], theme: str
-) -> None:
-    context = browser.new_context(viewport=PHONE)
-    context.add_init_script(f"localStorage.setItem('mode', '{theme}')")
-    watched = Watched(context.new_page(), address)
-    for path in pages:
-        if path == site / "index.html":  # only leads to the home page
-            continue
-        url = f"{address}/{path.relative_to(site)}"
-        watched.open(url)
-        watched.wrong += [f"{url}: {fault}" for fault in faults_of(watched.page)]
-    context.close()
-    assert not watched.wrong, "\n".join(watched.wrong)
-
-
-def test_every_chapter_opens_from_disk(browser: Browser, site: Path, chapters: list[Path]) -> None:
-    context = browser.new_context(viewport=DESK)
-    watched = Watched(context.new_page(), site.as_uri())
-    watched.page.goto((site / "index.html").as_uri())
-    watched.page.wait_for_url("**/book/index.html")
-    for path in chapters:
-        watched.open(path.as_uri())
-        watched.wrong += [f"{path.name}: {fault}" for fault in faults_of(watched.page)]
-    context.close()
-    assert not watched.wrong, "\n".join(watched.wrong)
-
-
-def test_figures_turn_light_in_dark_mode(
-    browser: Browser, site: Path, chapters: list[Path]
-) -> None:
-    context = browser.new_context(viewport=DESK)
-    context.add_init_script("localStorage.setItem('mode', 'dark')")
-    page = context.new_page()
-    wrong = []
-    for path in chapters:
-        page.goto(path.as_uri())
-        styles = page.locator("img.house-figure").evaluate_all(
-            """images => images.map(image => {
-                const style = getComputedStyle(image);
-                return [image.src, style.filter, style.backgroundColor];
-            })"""
-        )
-        wrong += [
-            f"{path.name}: {image} has {seen} on {ground}"
-            for image, seen, ground in styles
-            if not seen.startswith("invert(") or ground != "rgba(0, 0, 0, 0)"
-        ]
-    context.close()
-    assert not wrong, "\n".join(wrong)
-
-
-TERMS = {
-    "bandwidth": "Kernel regression",
-    "softmax": "Masked softmax",
-    "masking": "Masked softmax",
-    "additive": "Additive attention",
-    "bilinear": "Scaled dot-product attention",
-    "saturates": "Scaled dot-product attention",
-    "NadarayaWatson": "API reference",
-    "epanechnikov": "Kernel regression",
-    "leave-one-out": "Kernel regression",
-    "query": "Queries, keys and values",
-}
-
-
-@pytest.mark.parametrize("term", TERMS)
-def test_the_search_finds_a_term(browser: Browser, site: Path, term: str) -> None:
-    context = browser.new_context(viewport=DESK)
-    page = context.new_page()
-    page.goto(f"{(site / 'search.html').as_uri()}?q={term}")
-    page.locator("ul.search li a", has_text=TERMS[term]).first.wait_for(timeout=10_000)
-    assert page.locator("input[type=search]:visible").count() <= 2, "the page's own, the bar's"
-    context.close()
-
-
-FOLDED = "details:is(.hint, .solution, .option, .hide)"
-
-
-def test_hints_solutions_and_options_open_by_keyboard_without_a_script(
-    browser: Browser, chapters: list[Path]
-) -> None:
-    context = browser.new_context(viewport=DESK, java_script_enabled=False)
-    page = context.new_page()
-    opened = 0
-    for path in chapters:
-        page.goto(path.as_uri())
-        for index in range(page.locator(FOLDED).count()):
-            block = page.locator(FOLDED).nth(index)
-            inside = block.locator(":scope > :not(summary)").first
-            assert not inside.is_visible(), f"{path.name}: {block.inner_text()[:60]} is open"
-            if index < 4:  # a keystroke takes its time
-                block.locator("summary").first.press("Enter")
-                assert inside.is_visible(), f"{path.name}: {block.inner_text()[:60]} stays closed"
-                opened += 1
-    context.close()
-    assert opened
-
-
-def test_hints_solutions_and_options_are_printed(browser: Browser, chapters: list[Path]) -> None:
-    context = browser.new_context(viewport=DESK, java_script_enabled=False)
-    page = context.new_page()
-    page.emulate_media(media="print")
-    for path in chapters:
-        page.goto(path.as_uri())
-        for block in page.locator(FOLDED).all():
-            assert block.locator(":scope > :not(summary)").first.is_visible(), path.name
-    context.close()
-
-
-def test_the_theme_survives_the_way_to_the_next_page(browser: Browser, address: str) -> None:
-    context = browser.new_context(viewport=DESK, color_scheme="light")
-    page = context.new_page()
-    page.goto(f"{address}/book/index.html")
-    theme = page.locator("html").get_attribute
-    for _ in range(3):
-        if theme("data-theme") == "dark":
-            break
-        page.locator(".bd-main .theme-switch-button").first.click()
-    assert theme("data-theme") == "dark"
-    page.locator("a.right-next").click()
-    page.wait_for_url("**/01-kernel-regression.html")
-    assert theme("data-theme") == "dark"
-    context.close()
-
-
-def test_nothing_is_wider_than_the_window(browser: Browser, site: Path, pages: list[Path]) -> None:
-    """320 px is also 1280 px at 400 % zoom, 640 px at 200 %."""
-    context = browser.new_context()
-    page = context.new_page()
-    wide = []
-    for path in pages[1:]:
-        page.goto(path.as_uri())
-        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        for width in (320, 640, 768, 1280):
-            page.set_viewport_size({"width": width, "height": 800})
-            seen = page.evaluate("document.documentElement.scrollWidth")
-            if seen > width:
-                wide.append(f"{path.relative_to(site)}: {seen} px in {width}")
-    context.close()
-    assert not wide, "\n".join(wide)
-
-
-def test_resting_on_a_link_shows_where_it_leads(browser: Browser, address: str) -> None:
-    context = browser.new_context(viewport=DESK)
-    page = context.new_page()
-    page.goto(f"{address}/book/05-scaled-dot-product-attention.html")
-    preview = page.get_by_role("tooltip")
-    term = page.locator("article a[href*='glossary.html#term-']").first
-    term.hover()
-    preview.wait_for()
-    assert "attention score" in preview.inner_text()
-    page.keyboard.press("Escape")
-    preview.wait_for(state="detached")
-    equation = page.locator("article p a[href^='#equation-']").first
-    equation.focus()
-    preview.wait_for()
-    assert preview.locator("mjx-container").count()
-    assert equation.get_attribute("aria-describedby") == preview.get_attribute("id")
-    context.close()
