@@ -106,8 +106,12 @@ def set_formula(translator: Any, node: nodes.Node, tex: str, display: bool) -> s
     app = translator.builder.app
     if not hasattr(app, "typesetter"):
         app.typesetter = Typesetter()
-    write = app.typesetter.mathml if app.builder.name == "epub" else app.typesetter.html
-    formula = write(tex, display)
+    if app.builder.name == "epub":  # and its source, for readers that show no MathML
+        said = html.escape(" ".join(node.astext().split()))
+        formula = app.typesetter.mathml(tex, display)
+        formula = formula.replace("<math ", f'<math alttext="{said}" ', 1)
+    else:
+        formula = app.typesetter.html(tex, display)
     if "<merror" in formula or "<mjx-merror" in formula:
         logger.warning("this formula cannot be set: %s", tex, location=node)
     return formula

@@ -32,10 +32,17 @@ DESK = ViewportSize(width=1280, height=900)
 TEXT = {".html", ".css", ".js", ".mjs", ".svg", ".json", ".ipynb", ".txt", ".xml"}
 
 
-def build(folder: Path, builder: str = "html") -> subprocess.CompletedProcess[str]:
-    """Build the book into ``folder/_build``, as `make book` does; every warning is an error."""
+def build(
+    folder: Path, builder: str = "html", *, fresh: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Build the book into ``folder/_build``, as `make book` does; every warning is an error.
+
+    Unless ``fresh``, what an earlier build there has read need not be read again.
+    """
     kind = ["--builder", "custom", "--custom-builder", builder] if builder != "html" else []
-    command = f"build {ROOT} --path-output {folder} -W -n --keep-going --all".split() + kind
+    command = f"build {ROOT} --path-output {folder} -W -n --keep-going".split() + kind
+    if fresh:
+        command.append("--all")
     return subprocess.run(
         [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", *command],
         cwd=folder,
