@@ -1,7 +1,8 @@
-"""The book for electronic readers, as their specification wants it.
+"""The book for electronic readers, as their specification wants it, and for paper, on one page.
 
 Sphinx's EPUB builder leaves sections out of the contents when a table of contents shows titles
-only, says nowhere that there are formulas, and links styles that it does not pack.
+only, says nowhere that there are formulas, and links styles that it does not pack. On one page it
+takes links to two sections of the same name for one; `make pdf` tells them apart.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.builders.epub3 import Epub3Builder
+from sphinx.builders.singlehtml import SingleFileHTMLBuilder
 
 PACKED = {"pygments.css", "epub.css", "mark.svg"}  # of _static
 
@@ -81,11 +83,17 @@ class Book(Epub3Builder):  # type: ignore[misc, unused-ignore]
         path = Path(self.outdir, match[1])
         if path.name == Path(self.config.epub_cover[0]).name:
             return f'{match[0]} properties="cover-image"'
-        formulas = path.suffix == ".xhtml" and "<math" in path.read_text(encoding="utf-8")
+        page = path.suffix == ".xhtml" and path.exists()  # Sphinx has yet to write nav.xhtml
+        formulas = page and "<math" in path.read_text(encoding="utf-8")
         return f'{match[0]} properties="mathml"' if formulas else match[0]
 
     def toc_metadata(self, level: int, navpoints: list[Any]) -> dict[str, Any]:
         return {**super().toc_metadata(level, navpoints), "uid": self.config.epub_identifier}
+
+
+class OnePage(SingleFileHTMLBuilder):  # type: ignore[misc, unused-ignore]
+    def fix_refuris(self, tree: nodes.Node) -> None:
+        """Links keep the name of the page that they led to, as in ``#document-book/api#name``."""
 
 
 def depth(item: nodes.Element) -> int:
@@ -108,5 +116,6 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_builder(Book, override=True)
+    app.add_builder(OnePage, override=True)
     app.connect("html-page-context", mend, priority=900)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": True}

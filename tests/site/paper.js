@@ -25,6 +25,41 @@ async (pages) => {
         chapters.forEach((chapter) => chapter.classList.add("book-part"));
     };
 
+    // A link leads to "#document-<page>#<name>", or to a name on its own page; there are names,
+    // such as "exercises", that many pages have. Here each gets one of its own.
+    const joinPages = () => {
+        const pageOf = (part) => {
+            const anchor = part.previousElementSibling;
+            if (!anchor || !anchor.id.startsWith("document-")) return "";
+            part.prepend(anchor); // between two chapters it would ask for a sheet
+            return anchor.id;
+        };
+        const parts = new Map(chapters.map((chapter) => [pageOf(chapter), chapter]));
+        const taken = new Set();
+        const renamed = new Map();
+        const nameAll = (page, elements) => {
+            const names = new Map();
+            for (const element of elements) {
+                const name = element.id;
+                if (taken.has(name)) element.id = page.replace("document-", "") + "--" + name;
+                taken.add(element.id);
+                if (!names.has(name)) names.set(name, element.id);
+            }
+            renamed.set(page, names);
+        };
+        parts.forEach((part, page) => nameAll(page, part.querySelectorAll("[id]")));
+        const others = [...article.querySelectorAll("[id]")].filter((e) => !e.closest(".book-part"));
+        nameAll("", others);
+        for (const link of article.querySelectorAll('a[href^="#"]')) {
+            const [first, second] = decodeURIComponent(link.getAttribute("href").slice(1)).split("#");
+            const leaves = first.startsWith("document-");
+            const here = [...parts].find(([, part]) => part.contains(link));
+            const page = leaves ? (parts.has(first) ? first : "") : here ? here[0] : "";
+            const name = leaves ? second || (parts.get(page) || article.firstElementChild).id : first;
+            link.setAttribute("href", "#" + (renamed.get(page).get(name) || name));
+        }
+    };
+
     // Each page says at its foot which chapter it belongs to.
     const nameParts = (parts) => {
         const rules = parts.map((part, number) => {
@@ -101,6 +136,7 @@ async (pages) => {
         return;
     }
     prepare();
+    joinPages();
     const parts = [...chapters, moveSolutions()];
     addTitle(parts);
     nameParts(parts);

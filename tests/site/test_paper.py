@@ -79,6 +79,22 @@ def test_the_solutions_are_printed_at_the_end(paper: Page, one_page: BeautifulSo
     assert all(text.strip() for text in back.locator("details.solution > p").all_inner_texts())
 
 
+def test_links_on_paper_lead_to_a_place_in_the_book_or_to_the_web(paper: Page) -> None:
+    links = paper.evaluate(
+        "[...document.querySelectorAll('article a[href]')].map(e => e.getAttribute('href'))"
+        ".filter(e => e[0] != '#' || !document.getElementById(decodeURIComponent(e.slice(1))))"
+    )
+    assert [link for link in links if not link.startswith("https://")] == []
+    citations = paper.evaluate(
+        "[...document.querySelectorAll('article a.reference')]"
+        ".filter(e => /^\\d{4}$/.test(e.textContent) && e.getAttribute('href')[0] == '#')"
+        ".map(e => document.getElementById(decodeURIComponent(e.hash.slice(1)))"
+        ".closest('.book-part').querySelector('h2').textContent)"
+    )
+    assert len(citations) > 20
+    assert all(title.startswith("References") for title in citations)
+
+
 def test_nothing_is_wider_than_the_paper(paper: Page) -> None:
     assert paper.evaluate("document.documentElement.scrollWidth") <= TEXT_WIDTH["width"]
     wide = paper.evaluate(
@@ -101,10 +117,14 @@ SMALL = """<!doctype html><html lang="en"><head><link rel="icon" href="data:imag
 <svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"><style>
 .book-part { break-before: page } .book-title, .book-contents { break-after: page }</style></head>
 <body><article><section><h1>The book</h1><div class="toctree-wrapper">
-<section id="one"><h2>1. One</h2><section id="a"><h3>1.1. A</h3><p>Text.</p>
+<span id="document-p/1"></span>
+<section id="one"><h2>1. One</h2><section id="a"><h3>1.1. A</h3>
+<p><a href="#document-p/2#a">B</a></p>
 <details class="solution"><summary>The solution</summary><p>Because.</p></details></section>
 </section>
-<section id="two"><h2>2. Two</h2><p>More.</p></section></div></section></article></body></html>"""
+<span id="document-p/2"></span><section id="two"><h2>2. Two</h2>
+<section id="a"><h3>2.1. B</h3><p>More. <a href="#a">Here.</a> <a href="#document-p/1#a">A</a></p>
+</section></section></div></section></article></body></html>"""
 
 
 def test_the_contents_say_on_which_page_a_chapter_begins(tmp_path: Path, browser: Browser) -> None:
@@ -116,8 +136,17 @@ def test_the_contents_say_on_which_page_a_chapter_begins(tmp_path: Path, browser
         entries = page.locator(".book-contents a").evaluate_all(
             "all => all.map(a => [...a.children].map(e => e.textContent))"
         )
+        links = page.locator("section p:not(.to-solution) a")
+        targets = links.evaluate_all("all => all.map(a => a.getAttribute('href'))")
+        assert targets == ["#p/2--a", "#p/2--a", "#a"]
         assert page.locator(".to-solution").inner_text() == "Solution: page 5"
-    assert entries == [["1. One", "3"], ["1.1. A", "3"], ["2. Two", "4"], ["Solutions", "5"]]
+    assert entries == [
+        ["1. One", "3"],
+        ["1.1. A", "3"],
+        ["2. Two", "4"],
+        ["2.1. B", "4"],
+        ["Solutions", "5"],
+    ]
     with pikepdf.open(target) as book, book.open_outline() as outline:
         assert len(book.pages) == 5
         assert [item.title for item in outline.root[-1].children][-1] == "Solutions"
