@@ -37,7 +37,7 @@ PARTS = (
 PACKAGES = "['base', 'ams', 'boldsymbol', 'html', 'newcommand', 'textmacros']"
 FONTS = "output/chtml/fonts/woff-v2"
 
-VARIANT = re.compile(r'<(mi) mathvariant="(bold|double-struck|script)">([A-Z])<')
+VARIANT = re.compile(r'<(mi)(?= )[^>]*mathvariant="(bold|double-struck|script)"[^>]*>([A-Z])<')
 
 BEFORE = """
 var MathJax = {loader: {load: []}, startup: {typeset: false}};
