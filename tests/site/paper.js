@@ -23,6 +23,10 @@ async (pages) => {
         // The formulas are described by their MathML; on paper it would be printed over them.
         document.querySelectorAll("mjx-assistive-mml").forEach((e) => e.remove());
         chapters.forEach((chapter) => chapter.classList.add("book-part"));
+        // A link to a file of the site, such as a figure's, leads nowhere from paper.
+        article.querySelectorAll('a[href]:not([href^="#"], [href^="http"])').forEach((link) => {
+            link.replaceWith(...link.childNodes);
+        });
     };
 
     // A link leads to "#document-<page>#<name>", or to a name on its own page; there are names,
