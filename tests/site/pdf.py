@@ -36,7 +36,7 @@ def book_on_paper(site: Path, browser: Browser) -> Iterator[Page]:
     with served(site) as address:
         # Sphinx links this page as if it stood at the top.
         shutil.copy(site / "book" / "index.html", site / "all.html")
-        page.goto(f"{address}/all.html", wait_until="networkidle")
+        page.goto(f"{address}/all.html")  # until all of it is there, however slow the machine
         page.emulate_media(media="print")
         page.evaluate(PREPARE)
         yield page

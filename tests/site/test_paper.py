@@ -59,7 +59,7 @@ def paper(folder: Path, browser: Browser) -> Iterator[Page]:
 def test_every_figure_and_formula_is_printed(paper: Page, one_page: BeautifulSoup) -> None:
     for what in ("figure img", ".cell_output img", "mjx-container"):
         shown = paper.evaluate(
-            "what => [...document.querySelectorAll(`article ${what}`)].filter(e => {"
+            "what => [...document.querySelectorAll(`article section ${what}`)].filter(e => {"
             " const box = e.getBoundingClientRect();"
             " return box.width > 2 && box.height > 2 && (e.tagName != 'IMG' || e.naturalWidth);"
             "}).length",
