@@ -73,6 +73,8 @@ class Book(Epub3Builder):  # type: ignore[misc, unused-ignore]
         for path in (out / "_static").rglob("*"):
             if path.is_file() and path.name not in PACKED:
                 path.unlink()
+        # Of an earlier build here; Sphinx would list it twice.
+        (out / self.coverpage_name).unlink(missing_ok=True)
         super().build_content()
         package = out / "content.opf"
         text = package.read_text(encoding="utf-8")
