@@ -1,6 +1,6 @@
 """What this book asks of Sphinx beyond its settings: links to the fork it was built
-from, laboratories where a chapter placed them, and labels that say what they label. `maths` and
-`lean`, beside it, do the rest."""
+from, laboratories where a chapter placed them, and labels that say what they label. `maths`,
+`lean` and `ebook`, beside it, do the rest."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def copy_downloads(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    for part in ("maths", "lean", "notfound.extension", "sphinxext.opengraph"):
+    for part in ("maths", "lean", "ebook", "notfound.extension", "sphinxext.opengraph"):
         app.setup_extension(part)
     if os.environ.get("BOOK_URL", "").strip():
         app.setup_extension("sphinx_sitemap")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import re
 import shutil
+import unicodedata
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -36,6 +37,8 @@ PARTS = (
 )
 PACKAGES = "['base', 'ams', 'boldsymbol', 'html', 'newcommand', 'textmacros']"
 FONTS = "output/chtml/fonts/woff-v2"
+
+VARIANT = re.compile(r'<(mi)(?= )[^>]*mathvariant="(bold|double-struck|script)"[^>]*>([A-Z])<')
 
 BEFORE = """
 var MathJax = {loader: {load: []}, startup: {typeset: false}};
@@ -92,6 +95,11 @@ class Typesetter:
         self.html = cache(lambda tex, display: self._call("typeset", tex, display))
         self.mathml = cache(lambda tex, display: self._call("mathml", tex, display))
 
+    def portable(self, tex: str, display: bool) -> str:
+        """MathML for readers of every kind, its letters as such: browsers know no ``mathvariant``
+        but "normal", and would set an expectation as a variable."""
+        return VARIANT.sub(letter, self.mathml(tex, display))
+
     def _call(self, name: str, *arguments: Any) -> str:
         return str(self.engine.call(name, *arguments))
 
@@ -120,12 +128,27 @@ def spoken(mathml: str) -> str:
     return say(ElementTree.fromstring(mathml))
 
 
+def letter(match: re.Match[str]) -> str:
+    """A letter of a certain kind as a character of its own, such as ℝ."""
+    name = f"{match[2].upper()} CAPITAL {match[3]}"
+    for prefix in ("", "MATHEMATICAL "):
+        try:
+            return f"<{match[1]}>{unicodedata.lookup(prefix + name)}<"
+        except KeyError:
+            continue
+    return match[0]
+
+
 def set_formula(translator: Any, node: nodes.Node, tex: str, display: bool) -> str:
     app = translator.builder.app
     if not hasattr(app, "typesetter"):
         app.typesetter = Typesetter()
-    write = app.typesetter.mathml if app.builder.name == "epub" else app.typesetter.html
-    formula = write(tex, display)
+    if app.builder.name == "epub":  # and its source, for readers that show no MathML
+        said = html.escape(" ".join(node.astext().split()))
+        formula = app.typesetter.portable(tex, display)
+        formula = formula.replace("<math ", f'<math alttext="{said}" ', 1)
+    else:
+        formula = app.typesetter.html(tex, display)
     if "<merror" in formula or "<mjx-merror" in formula:
         logger.warning("this formula cannot be set: %s", tex, location=node)
     return formula

@@ -1,88 +1,72 @@
 """`make pdf`: the whole book on one page, printed by the system's Chromium.
 
-Everything that unfolds is open, and the solutions of the exercises stand at the end.
+`paper.js` puts title and contents in front and the solutions behind everything.
 """
 
 from __future__ import annotations
 
 import base64
+import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from urllib.parse import unquote
 
-from playwright.sync_api import sync_playwright
+import pikepdf
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.site.serving import QUIET, build, served, system_chromium
 
-PREPARE = """
-async () => {
-    document.documentElement.dataset.mode = document.documentElement.dataset.theme = "light";
-    document.querySelectorAll("details").forEach(e => { e.open = true; });
-    const article = document.querySelector("article");
-    const back = document.createElement("section");
-    back.innerHTML = "<h2>Solutions</h2>";
-    back.className = "solutions";
-    const heading = (level, title) => {
-        const copy = document.createElement(level);
-        copy.append(...title.cloneNode(true).childNodes);
-        copy.querySelectorAll(".headerlink").forEach(e => e.remove());
-        return copy;
-    };
-    let chapter = null;
-    for (const solution of article.querySelectorAll("details.solution")) {
-        const exercise = solution.closest("section");
-        const home = solution.closest(".toctree-wrapper > section");
-        if (home !== chapter) {
-            chapter = home;
-            back.append(heading("h3", chapter.querySelector("h1, h2")));
-        }
-        back.append(heading("h4", exercise.querySelector("h2, h3, h4")));
-        const code = solution.nextElementSibling;
-        const note = document.createElement("p");
-        note.innerHTML = "<em>The solution is at the end of the book.</em>";
-        solution.before(note);
-        back.append(solution);
-        if (code && code.matches(".cell.tag_hide-cell")) back.append(code);
-    }
-    if (chapter) article.append(back);
-    document.querySelectorAll("mjx-assistive-mml").forEach(e => e.remove());
-    for (const image of document.images) { image.loading = "eager"; await image.decode(); }
-    await document.fonts.ready;
+PREPARE = (Path(__file__).parent / "paper.js").read_text(encoding="utf-8")
+PAPER = {  # its size and margins are in book/_static/print.css
+    "preferCSSPageSize": True,
+    "printBackground": True,
+    "generateTaggedPDF": True,
+    "generateDocumentOutline": True,
 }
-"""
-FOOT = (
-    '<div style="width:100%;font:8px sans-serif;text-align:center;color:#555">'
-    '<span class="pageNumber"></span></div>'
-)
 
 
-def printed(site: Path, program: str) -> bytes:
-    with served(site) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=QUIET)
-        page = browser.new_page(color_scheme="light")
-        page.goto(f"{address}/all.html", wait_until="networkidle")
+@contextmanager
+def book_on_paper(site: Path, browser: Browser) -> Iterator[Page]:
+    """The book on one page, prepared for printing; ``site`` is what Sphinx's singlehtml built."""
+    page = browser.new_page(color_scheme="light")
+    with served(site) as address:
+        # Sphinx links this page as if it stood at the top.
+        shutil.copy(site / "book" / "index.html", site / "all.html")
+        page.goto(f"{address}/all.html")  # until all of it is there, however slow the machine
         page.emulate_media(media="print")
         page.evaluate(PREPARE)
-        answer = page.context.new_cdp_session(page).send(
-            "Page.printToPDF",
-            {
-                "paperWidth": 8.27,
-                "paperHeight": 11.69,
-                "marginTop": 0.7,
-                "marginBottom": 0.8,
-                "marginLeft": 0.8,
-                "marginRight": 0.8,
-                "scale": 0.85,
-                "printBackground": True,
-                "displayHeaderFooter": True,
-                "headerTemplate": "<span></span>",
-                "footerTemplate": FOOT,
-                "generateTaggedPDF": True,
-                "generateDocumentOutline": True,
-            },
-        )
-        browser.close()
-    return base64.b64decode(answer["data"])
+        yield page
+    page.close()
+
+
+def printed(page: Page) -> pikepdf.Pdf:
+    answer = page.context.new_cdp_session(page).send("Page.printToPDF", PAPER)
+    return pikepdf.open(BytesIO(base64.b64decode(answer["data"])))
+
+
+def beginnings(book: pikepdf.Pdf) -> dict[str, int]:
+    """The page, from 1, of every place that a link leads to."""
+    numbers = {page.obj.objgen: number for number, page in enumerate(book.pages, 1)}
+    places = book.Root.Dests.items()
+    return {unquote(name[1:]): numbers[place[0].objgen] for name, place in places}
+
+
+def write_book(page: Page, target: Path) -> None:
+    """Print twice: the first time tells the page numbers for the contents."""
+    page.evaluate(PREPARE, beginnings(printed(page)))
+    book = printed(page)
+    with book.open_metadata() as about:
+        about["dc:title"] = "Attention Scoring Functions"
+        about["dc:creator"] = ["the contributors"]
+        about["dc:rights"] = "Text and figures: CC BY 4.0. Code: MIT."
+    book.Root.PageMode = pikepdf.Name.UseOutlines
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Chromium writes every object by itself; together they take a third of the room.
+    book.save(target, object_stream_mode=pikepdf.ObjectStreamMode.generate)
 
 
 def main(target: Path) -> int:
@@ -96,10 +80,11 @@ def main(target: Path) -> int:
             print(result.stderr[-4000:], file=sys.stderr)
             return 1
         site = Path(folder, "_build", "singlehtml")
-        # Sphinx links this page as if it stood at the top.
-        (site / "book" / "index.html").rename(site / "all.html")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(printed(site, program))
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=program, args=QUIET)
+            with book_on_paper(site, browser) as page:
+                write_book(page, target)
+            browser.close()
     print(f"The book as a PDF: {target}")
     return 0
 

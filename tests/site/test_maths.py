@@ -33,6 +33,12 @@ def test_an_electronic_book_gets_mathml_alone(typesetter: Any) -> None:
     assert "mjx-container" not in formula
 
 
+def test_letters_of_all_kinds_survive_in_an_electronic_book(typesetter: Any) -> None:
+    formula = typesetter.portable(r"\mathbb{R}\mathbb{E}\mathcal{N}\mathbf{Q}x", False)
+    assert [letter for letter in "ℝ𝔼𝒩𝐐" if letter not in formula] == []
+    assert "<mi>x</mi>" in formula
+
+
 def test_the_styles_cover_what_was_set(typesetter: Any) -> None:
     typesetter.html(r"\alpha", False)
     assert "1D6FC" in typesetter.styles()
