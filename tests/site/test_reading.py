@@ -303,3 +303,15 @@ def test_code_is_copied_by_keyboard(page: Page, address: str) -> None:
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied.strip() == code.locator("pre").inner_text().strip()
     assert "import" in copied
+
+
+def test_a_dark_page_is_printed_as_the_light_one(browser: Browser, address: str) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(f"{address}/book/02-queries-keys-values.html")
+    seen = [page.evaluate("document.documentElement.dataset.theme")]
+    for event in ("beforeprint", "afterprint"):
+        page.evaluate(f"dispatchEvent(new Event('{event}'))")
+        seen.append(page.evaluate("document.documentElement.dataset.theme"))
+    assert seen == ["dark", "light", "dark"]
+    context.close()
