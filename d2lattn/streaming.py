@@ -140,9 +140,9 @@ def stream_attention(
     tile of keys after another:
 
     .. math::
-        m' = \max(m, \max_j a_j), \quad
-        l' = e^{m - m'} l + \sum_j e^{a_j - m'}, \quad
-        o' = e^{m - m'} o + \sum_j e^{a_j - m'} v_j
+        m' &= \max(m, \max_j a_j), \\
+        l' &= e^{m - m'} l + \sum_j e^{a_j - m'}, \\
+        o' &= e^{m - m'} o + \sum_j e^{a_j - m'} v_j
 
     In the end the output is :math:`o / l` and the logsumexp :math:`m + \log l`. For the gradient
     the scores are made again. A :class:`~d2lattn.Score` is streamed in tiles of queries and keys;

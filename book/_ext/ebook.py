@@ -62,7 +62,7 @@ class Book(Epub3Builder):  # type: ignore[misc, unused-ignore]
             anchor = item.get("anchorname", "")
             if anchor and depth(item) == 2:
                 address = page["refuri"] + self.fix_fragment("", anchor)
-                text = numbered(anchor, item.astext())
+                text = numbered(anchor, in_letters(item))
                 yield {"level": page["level"] + 1, "refuri": address, "text": text}
 
     def build_content(self) -> None:
@@ -96,6 +96,14 @@ class Book(Epub3Builder):  # type: ignore[misc, unused-ignore]
 class OnePage(SingleFileHTMLBuilder):  # type: ignore[misc, unused-ignore]
     def fix_refuris(self, tree: nodes.Node) -> None:
         """Links keep the name of the page that they led to, as in ``#document-book/api#name``."""
+
+
+def in_letters(title: nodes.Element) -> str:
+    """A title for the contents, which hold no formula: 1/√d is all that one of them has."""
+    title = title.deepcopy()
+    for formula in list(title.findall(nodes.math)):
+        formula.replace_self(nodes.Text(formula.astext().replace("\\sqrt ", "√")))
+    return title.astext()
 
 
 def depth(item: nodes.Element) -> int:

@@ -38,6 +38,10 @@ PARTS = (
 PACKAGES = "['base', 'ams', 'boldsymbol', 'html', 'newcommand', 'textmacros']"
 FONTS = "output/chtml/fonts/woff-v2"
 
+# What browsers space otherwise than TeX: "logc" for log c, and the second bar of |u|.
+APPLIED = re.compile(r'(<mo data-mjx-texclass="NONE")(>&#x2061;</mo>\s*<(?!mo|mrow [^>]*"OPEN"))')
+BAR = re.compile(r'(<mo stretchy="false")(>\|</mo>)')
+
 VARIANT = re.compile(r'<(mi)(?= )[^>]*mathvariant="(bold|double-struck|script)"[^>]*>([A-Z])<')
 
 BEFORE = """
@@ -98,7 +102,9 @@ class Typesetter:
     def portable(self, tex: str, display: bool) -> str:
         """MathML for readers of every kind, its letters as such: browsers know no ``mathvariant``
         but "normal", and would set an expectation as a variable."""
-        return VARIANT.sub(letter, self.mathml(tex, display))
+        formula = VARIANT.sub(letter, self.mathml(tex, display))
+        formula = APPLIED.sub(r'\1 rspace="0.167em"\2', formula)
+        return BAR.sub(r'\1 lspace="0em" rspace="0em"\2', formula)
 
     def _call(self, name: str, *arguments: Any) -> str:
         return str(self.engine.call(name, *arguments))
@@ -129,11 +135,13 @@ def spoken(mathml: str) -> str:
 
 
 def letter(match: re.Match[str]) -> str:
-    """A letter of a certain kind as a character of its own, such as ℝ."""
+    """A letter of a certain kind as a character of its own, such as ℝ, with its class."""
+    role = re.search(r' class="\w+"', match[0])
+    start = f"<{match[1]}{role[0] if role else ''}>"
     name = f"{match[2].upper()} CAPITAL {match[3]}"
     for prefix in ("", "MATHEMATICAL "):
         try:
-            return f"<{match[1]}>{unicodedata.lookup(prefix + name)}<"
+            return f"{start}{unicodedata.lookup(prefix + name)}<"
         except KeyError:
             continue
     return match[0]

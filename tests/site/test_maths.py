@@ -37,6 +37,13 @@ def test_letters_of_all_kinds_survive_in_an_electronic_book(typesetter: Any) -> 
     formula = typesetter.portable(r"\mathbb{R}\mathbb{E}\mathcal{N}\mathbf{Q}x", False)
     assert [letter for letter in "ℝ𝔼𝒩𝐐" if letter not in formula] == []
     assert "<mi>x</mi>" in formula
+    assert '<mi class="query">𝐐</mi>' in formula
+
+
+def test_names_and_bars_are_spaced_as_in_print_in_an_electronic_book(typesetter: Any) -> None:
+    assert 'rspace="0.167em"' in typesetter.portable(r"\log c", False)
+    assert "rspace" not in typesetter.portable(r"\log(c)", False)
+    assert typesetter.portable("|u| < 1", False).count('lspace="0em" rspace="0em">|') == 2
 
 
 def test_the_styles_cover_what_was_set(typesetter: Any) -> None:

@@ -229,6 +229,7 @@ def test_the_contents_of_an_epub_name_chapters_and_sections(
     assert "1.1. What was measured?" in names
     assert "Glossary" in names
     assert names[-1] == "Index"
+    assert [name for name in names if "\\" in name or "$" in name] == []
 
 
 def test_a_folded_cell_has_one_plain_title_in_an_epub() -> None:
