@@ -34,11 +34,12 @@ __all__ = [
     "show_regression",
 ]
 
-# Okabe and Ito's colours: told apart by the colour-blind, legible on white.
+# Okabe and Ito's colours, and Tol's wine: told apart by the colour-blind, legible on white and,
+# as book/_ext/house.py recolours them, on a dark page.
 QUERY, KEY, VALUE = "#0072B2", "#D55E00", "#009E73"
 _INK = "#333333"
 _WIDTH = 5.4  # inches: as wide as a figure gets, so that a phone still shows its letters
-_LINES = (QUERY, KEY, VALUE, "#CC79A7", "#56B4E9", "#E69F00")
+_LINES = (QUERY, KEY, VALUE, "#882255", "#56B4E9", "#E69F00")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
 HOUSE_STYLE: Any = {  # settings of matplotlib
@@ -78,7 +79,7 @@ def show_heatmaps(
 ) -> Figure:
     """Attention weights as red heat maps: a row for each query, a column for each key.
 
-    The colour scale is always the same, from 0 (pale) to 1 (dark red), so that colours can be
+    The colour scale is always the same, from 0 (faint) to 1 (strong red), so that colours can be
     compared between panels and between figures.
 
     Parameters
@@ -361,7 +362,7 @@ def show_bars(
     ylabel: str,
     size: tuple[float, float] | None = None,
 ) -> Figure:
-    """Bars that become more from panel to panel: those that a panel adds are the darker ones.
+    """Bars that become more from panel to panel: those that a panel adds stand out.
 
     Parameters
     ----------

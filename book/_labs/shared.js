@@ -230,6 +230,7 @@
       var draw = build(data, body);
       figure.insertBefore(body, figure.querySelector("figcaption"));
       figure.className += " has-lab"; // now the image steps back
+      figure.querySelector("img").loading = "eager"; // unseen, it would not be there for paper
       draw();
       followWidth(body, draw);
     });

@@ -210,7 +210,7 @@ def test_paper_shows_the_figure(page: Page, site: Path, lab: str) -> None:
     assert figure.locator("img").is_hidden()
     page.emulate_media(media="print")
     assert figure.locator(".lab-body").is_hidden()
-    assert figure.locator("img").is_visible()
+    figure.locator("img").wait_for(state="visible", timeout=5_000)
 
 
 @pytest.mark.parametrize("lab", PAGES)
