@@ -145,10 +145,11 @@
       text: function (log) { return labs.format(Math.exp(log), Math.exp(log) < 1 ? 3 : 2); }
     }, function (log) { state.bandwidth = Math.exp(log); draw(); });
 
-    var kernel = labs.choice("kernel", [
+    var kernels = [
       ["gaussian", "Gaussian"], ["boxcar", "boxcar"], ["triangular", "triangular"],
       ["epanechnikov", "Epanechnikov"]
-    ], state.kernel, function (name) { state.kernel = name; draw(); });
+    ];
+    var kernel = labs.choice("kernel", kernels, state.kernel, function (name) { state.kernel = name; draw(); });
 
     var reset = labs.button("Start again", function () {
       state = { query: data.query, bandwidth: data.bandwidth, kernel: "gaussian" };
@@ -171,15 +172,17 @@
       body.appendChild(labs.html("div", {}, [part]));
     });
 
+    function compare(name) {
+      errors[name] = errors[name] || WIDTHS.map(function (h) {
+        return regression.looError(data.x, data.y, h, name);
+      });
+    }
+
     function draw() {
       weights = regression.weights(state.query, data.x, state.bandwidth, state.kernel);
       prediction = labs.dot(weights, data.y);
       fit();
-      if (!errors[state.kernel]) {
-        errors[state.kernel] = WIDTHS.map(function (h) {
-          return regression.looError(data.x, data.y, h, state.kernel);
-        });
-      }
+      compare(state.kernel);
       [plot, strip, errorPlot].forEach(function (picture) { picture.redraw(); });
       summary.say(sentence());
     }
@@ -201,6 +204,10 @@
         " measurements. " + error;
     }
 
+    // The errors of the other kernels before they are chosen, one at a time, when nothing else waits
+    kernels.forEach(function (each, i) {
+      window.setTimeout(function () { compare(each[0]); }, 500 * (i + 1));
+    });
     return draw;
   }
 

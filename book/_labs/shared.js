@@ -77,8 +77,8 @@
      the height is a number, or a function of the width. */
   labs.drawing = function (label, height, draw) {
     var picture = labs.svg("svg", { role: "img", "aria-label": label, "class": "lab-drawing" });
-    picture.redraw = function () {
-      var width = Math.max(100, Math.round(picture.parentNode.clientWidth));
+    picture.redraw = function () { // asked between two drawings, the width would cost a layout each
+      var width = picture.wide = picture.wide || Math.max(100, Math.round(picture.parentNode.clientWidth));
       var tall = typeof height === "function" ? height(width) : height;
       fill(picture, { viewBox: "0 0 " + width + " " + tall, height: tall });
       fill(labs.clear(picture), {}, draw(width));
@@ -202,10 +202,16 @@
 
   /* Mouse, pen or finger on a drawing: `move(x, y)` in the drawing's units. */
   labs.draggable = function (picture, move) {
-    var held = false;
-    function follow(event) {
-      var box = picture.getBoundingClientRect();
-      move(event.clientX - box.left, event.clientY - box.top);
+    var held = false, latest = null;
+    function follow(event) { // once a frame, however often the pointer tells where it is
+      if (!latest) {
+        window.requestAnimationFrame(function () {
+          var box = picture.getBoundingClientRect(), x = latest.clientX, y = latest.clientY;
+          latest = null;
+          move(x - box.left, y - box.top);
+        });
+      }
+      latest = event;
     }
     picture.addEventListener("pointerdown", function (event) {
       if (event.button !== 0) { return; }
@@ -240,7 +246,12 @@
   function followWidth(body, draw) {
     var width = body.clientWidth;
     function look() {
-      if (body.clientWidth !== width) { width = body.clientWidth; draw(); }
+      if (body.clientWidth === width) { return; }
+      width = body.clientWidth;
+      Array.prototype.forEach.call(body.querySelectorAll(".lab-drawing"), function (picture) {
+        picture.wide = 0;
+      });
+      draw();
     }
     if (window.ResizeObserver) { new window.ResizeObserver(look).observe(body); }
     else { window.addEventListener("resize", look); }
