@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +10,13 @@ from torch import Tensor
 
 from d2lattn import GaussianScore, NadarayaWatson, gaussian_score, log_kernel, masked_softmax
 from d2lattn.exercises import (
-    Verdict,
     check_01_by_hand,
     check_01_leave_one_out,
     check_01_more_data,
     check_01_triangular,
     check_01_two_widths,
 )
-
-Check = Callable[[Any], Verdict]
+from tests.exercises import Check
 
 
 def by_division(queries: Tensor, keys: Tensor, bandwidth: float) -> Tensor:

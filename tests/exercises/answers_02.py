@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch.nn.functional import cosine_similarity
 
 from d2lattn import Attention, DotProductScore
 from d2lattn.exercises import (
-    Verdict,
     check_02_backwards,
     check_02_by_hand,
     check_02_counted,
@@ -21,8 +19,7 @@ from d2lattn.exercises import (
     check_02_key_gradient,
     check_02_shapes,
 )
-
-Check = Callable[[Any], Verdict]
+from tests.exercises import Check
 
 
 def by_ratio(weights: Tensor) -> Tensor:

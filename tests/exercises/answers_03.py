@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,15 +9,13 @@ from torch import Tensor
 
 from d2lattn import causal_mask, length_mask, masked_softmax
 from d2lattn.exercises import (
-    Verdict,
     check_03_by_hand,
     check_03_gradient,
     check_03_left_padding,
     check_03_masked_softmax,
     check_03_window,
 )
-
-Check = Callable[[Any], Verdict]
+from tests.exercises import Check
 
 
 def allowed(scores: Tensor, valid_lens: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from d2lattn import AdditiveScore, Attention
 from d2lattn.exercises import (
-    Verdict,
     check_04_bound,
     check_04_by_hand,
     check_04_bytes,
@@ -20,8 +18,7 @@ from d2lattn.exercises import (
     check_04_same_weights,
     check_04_score,
 )
-
-Check = Callable[[Any], Verdict]
+from tests.exercises import Check
 
 
 def by_einsum(queries: Tensor, keys: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 
 from d2lattn import DotProductAttention, dot_product_score
 from d2lattn.exercises import (
-    Verdict,
     check_05_bilinear,
     check_05_by_hand,
     check_05_cosine_scale,
@@ -21,8 +19,7 @@ from d2lattn.exercises import (
     check_05_multi_query,
     check_05_pixels,
 )
-
-Check = Callable[[Any], Verdict]
+from tests.exercises import Check
 
 
 def with_a_coordinate(queries: Tensor, keys: Tensor, bandwidth: float) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 
 from d2lattn import AdditiveScore, dot_product_score, gaussian_score
 from d2lattn.exercises import (
-    Verdict,
     check_06_bandwidth,
     check_06_bill,
     check_06_break_even,
@@ -18,8 +17,8 @@ from d2lattn.exercises import (
     check_06_choose,
     check_06_traffic,
 )
+from tests.exercises import Check
 
-Check = Callable[[Any], Verdict]
 Bill = tuple[int, int, int]
 
 

@@ -18,7 +18,6 @@ from d2lattn import (
     masked_softmax,
 )
 from d2lattn.exercises import (
-    Verdict,
     check_07_honest_width,
     check_07_in_place,
     check_07_rubbish,
@@ -27,8 +26,7 @@ from d2lattn.exercises import (
     check_07_two_answers,
     check_07_two_faults,
 )
-
-Check = Callable[[Any], Verdict]
+from tests.exercises import Check
 
 
 def only_in_training(q: Tensor, k: Tensor, v: Tensor, dropout: float, training: bool) -> Tensor:

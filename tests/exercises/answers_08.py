@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,15 +10,14 @@ from torch import Tensor
 
 from d2lattn import merge_attention
 from d2lattn.exercises import (
-    Verdict,
     check_08_by_hand,
     check_08_gradient,
     check_08_merge,
     check_08_one_tile,
     check_08_square,
 )
+from tests.exercises import Check
 
-Check = Callable[[Any], Verdict]
 State = tuple[Tensor, Tensor, Tensor]
 
 

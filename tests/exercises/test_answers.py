@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -11,8 +10,7 @@ import pytest
 
 from d2lattn import exercises
 from d2lattn.exercises import Verdict
-
-Check = Callable[[Any], Verdict]
+from tests.exercises import Check
 
 CHAPTERS = [import_module(f"tests.exercises.answers_{number:02}") for number in range(1, 9)]
 RIGHT = [row for chapter in CHAPTERS for row in chapter.RIGHT]

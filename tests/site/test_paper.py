@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import posixpath
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from zipfile import ZipFile
 
+import ebook
 import pikepdf
 import pytest
 from bs4 import BeautifulSoup
@@ -17,13 +17,6 @@ from playwright.sync_api import Browser, Page, ViewportSize
 
 from tests.site.pdf import book_on_paper, write_book
 from tests.site.serving import build
-
-SOURCE = Path(__file__).resolve().parents[2] / "book" / "_ext" / "ebook.py"
-_spec = importlib.util.spec_from_file_location("ebook", SOURCE)
-assert _spec
-assert _spec.loader
-ebook = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(ebook)
 
 HTML = "{http://www.w3.org/1999/xhtml}"
 MATHML = "{http://www.w3.org/1998/Math/MathML}"
