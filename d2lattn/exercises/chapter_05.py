@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d2lattn.dot_product import bilinear_score, dot_product_score
 from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
-from d2lattn.kernel_regression import gaussian_score
+from d2lattn.kernels import gaussian_score
 
 
 def check_05_by_hand(answer: Any) -> Verdict:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from d2lattn.dot_product import dot_product_score
 from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
-from d2lattn.kernel_regression import NadarayaWatson, gaussian_score
+from d2lattn.kernel_regression import NadarayaWatson
+from d2lattn.kernels import gaussian_score
 from d2lattn.masking import masked_softmax
 
 _INVERTED = "The mask is read upside down: true means *may be attended to*."
