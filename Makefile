@@ -30,7 +30,7 @@ bench: $(READY)  ## time and memory against peers and floors, 10 minutes; ARGS="
 	$(BIN)/python -m benchmarks $(ARGS)
 
 refresh: $(READY)  ## run the chapters again and store the outputs that changed; ARGS="01" for one
-	$(BIN)/python -m tests.gate.refresh $(ARGS)
+	$(BIN)/python -m tools.refresh $(ARGS)
 
 serve: $(READY)  ## the book on http://127.0.0.1:8000, built again when a file changes; PORT=9000
 	@mkdir -p _build/html
@@ -38,14 +38,14 @@ serve: $(READY)  ## the book on http://127.0.0.1:8000, built again when a file c
 	$(BIN)/watchfiles "sh -c '$(BUILD) -q; echo; echo \"The book: http://127.0.0.1:$(PORT)/\"'" book d2lattn _config.yml _toc.yml
 
 site-report: $(READY)  ## what every page costs its reader, against the targets; ARGS=01 for one
-	$(BIN)/python -m tests.site.report $(ARGS)
+	$(BIN)/python -m tools.report $(ARGS)
 
 epub: $(READY)  ## the book for electronic readers
 	@$(BUILD) --path-output _build/epub --builder custom --custom-builder epub
 	@mkdir -p $(DOWNLOADS) && cp _build/epub/_build/epub/$(NAME).epub $(DOWNLOADS)/ && echo "The book as an EPUB: $(DOWNLOADS)/$(NAME).epub"
 
 pdf: $(READY)  ## the book on paper: Chromium prints it
-	@$(BIN)/python -m tests.site.pdf $(DOWNLOADS)/$(NAME).pdf
+	@$(BIN)/python -m tools.pdf $(DOWNLOADS)/$(NAME).pdf
 
 lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .

@@ -12,7 +12,8 @@ from bs4 import BeautifulSoup, Tag
 from PIL import Image
 
 import d2lattn
-from tests.site.serving import PUBLISHED, ROOT
+from tests.site.helpers import PUBLISHED
+from tools.serving import ROOT
 
 # Links that a reader may follow; everything else on a page must come with the book.
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "srcset"}
