@@ -14,7 +14,7 @@ export BOOK_DOWNLOADS ?= $(CURDIR)/_build/downloads
 DOWNLOADS := $(BOOK_DOWNLOADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test bench refresh serve site-report epub pdf lint lock clean
+.PHONY: help book test bench refresh serve site-report epub pdf dist lint lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -47,6 +47,9 @@ epub: $(READY)  ## the book for electronic readers
 pdf: $(READY)  ## the book on paper: Chromium prints it
 	@$(BIN)/python -m tools.pdf $(DOWNLOADS)/$(NAME).pdf
 
+dist: $(READY)  ## the package as an index takes it: sdist and wheel, checked
+	rm -rf dist && $(BIN)/python -m build && $(BIN)/twine check --strict dist/*
+
 lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,7 +64,7 @@ lock:  ## write requirements.txt again: the newest versions that pyproject.toml 
 	mv _build/requirements.txt requirements.txt && rm -rf _build/lock
 
 clean:  ## remove what was built and installed
-	rm -rf _build $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf _build build dist $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12 ..." % v[:2])'

@@ -15,6 +15,8 @@ from d2lattn.kernels import GaussianScore, KernelScore, gaussian_score, log_kern
 from d2lattn.masking import causal_mask, length_mask, masked_softmax
 from d2lattn.streaming import StreamOutput, merge_attention, stream_attention
 
+__version__ = "0.1.0"  # of everything; a tag names it
+
 __all__ = [
     "AdditiveAttention",
     "AdditiveScore",

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
+import d2lattn
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "d2lattn"
 LOCK = [
@@ -47,6 +49,15 @@ def test_the_lock_holds_every_dependency_within_its_range() -> None:
             continue
         assert requirement.name.lower() in locked, f"{requirement} is not locked"
         assert locked[requirement.name.lower()] in requirement.specifier, requirement
+
+
+def test_every_file_names_the_version_of_the_package() -> None:
+    assert "version" in PROJECT["dynamic"]
+    assert "version" not in PROJECT
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [d2lattn.__version__]
+    book = re.findall(r'^ +version: "(.*)"$', (ROOT / "_config.yml").read_text(), re.MULTILINE)
+    assert book == [d2lattn.__version__.rpartition(".")[0]]
 
 
 def test_the_package_is_as_small_as_the_readme_says() -> None:
