@@ -20,6 +20,7 @@ def released(tmp_path: Path) -> Path:
     (tmp_path / "d2lattn").mkdir()
     (tmp_path / "d2lattn" / "__init__.py").write_text('"""Doc."""\n\n__version__ = "1.2.3"  # ok\n')
     (tmp_path / "CITATION.cff").write_text("cff-version: 1.2.0\nversion: 1.2.3\n")
+    (tmp_path / "_config.yml").write_text('sphinx:\n  config:\n    version: "1.2"\n')
     (tmp_path / "CHANGELOG.md").write_text("## [Unreleased]\n\n## [1.2.3] - 2026-12-24\n")
     return tmp_path
 
@@ -39,10 +40,10 @@ def test_a_tag_of_another_version_may_not(released: Path, tag: str) -> None:
     assert problem.endswith(f"got {tag}")
 
 
-@pytest.mark.parametrize("file", ["CITATION.cff", "CHANGELOG.md"])
+@pytest.mark.parametrize("file", ["CITATION.cff", "_config.yml", "CHANGELOG.md"])
 def test_a_file_that_was_left_behind_is_named(released: Path, file: str) -> None:
     text = (released / file).read_text()
-    (released / file).write_text(text.replace("1.2.3", "1.2.2"))
+    (released / file).write_text(text.replace("1.2", "1.1"))
     (problem,) = problems("v1.2.3", released)
     assert file in problem
 

@@ -1,7 +1,7 @@
 """Whether a tag may be published: `python -m tools.tag v0.1.0`.
 
-The package, its citation and its changelog must name the version that the tag names. It asks the
-files, so that a release need not install PyTorch to learn its own number.
+The package, its citation, its book and its changelog must name the version that the tag names.
+It asks the files, so that a release need not install PyTorch to learn its own number.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ def version(root: Path = ROOT) -> str:
 def problems(tag: str, root: Path = ROOT) -> list[str]:
     """What keeps the tag from being published, a line for each."""
     number = version(root)
-    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
-    changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     found = []
     if tag != f"v{number}":
         found.append(f"the tag must be v{number}, as d2lattn.__version__ says; got {tag}")
-    if not re.search(rf"^version: {re.escape(number)}$", citation, re.MULTILINE):
-        found.append(f"CITATION.cff must say `version: {number}`")
-    if not re.search(rf"^## \[{re.escape(number)}\]", changelog, re.MULTILINE):
-        found.append(f"CHANGELOG.md must have a section `## [{number}]`")
+    for file, line in (
+        ("CITATION.cff", f"version: {number}"),
+        ("_config.yml", f'version: "{number.rpartition(".")[0]}"'),  # of the book
+        ("CHANGELOG.md", f"## [{number}]"),
+    ):
+        text = (root / file).read_text(encoding="utf-8")
+        if not re.search(rf"^ *{re.escape(line)}(?!\S)", text, re.MULTILINE):
+            found.append(f"{file} must have a line `{line}`")
     return found
 
 
