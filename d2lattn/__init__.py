@@ -18,6 +18,8 @@ from d2lattn.masks import Mask
 from d2lattn.score import Score
 from d2lattn.streaming import StreamOutput, merge_attention, stream_attention
 
+__version__ = "0.1.0"  # of everything; a tag names it
+
 __all__ = [
     "AdditiveAttention",
     "AdditiveScore",
