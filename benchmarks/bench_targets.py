@@ -184,7 +184,7 @@ def test_small(benchmark: Any, tell: Tell, sizes: tuple[str, ...], way: str) -> 
     batch, queries, length, width = map(int, sizes)
     at_most = {"lengths": 1.5, "no lengths": 2.5 if sizes == SMALL[0] else 2.0}.get(way, 1.4)
     times = in_turns(
-        benchmark, "small", 30, against=["textbook"], calls=40 if batch * queries < 200 else 10,
+        benchmark, "small", 20, against=["textbook"], calls=40 if batch * queries < 200 else 10,
         batch=batch, queries=queries, length=length, width=width,
         lengths=way != "no lengths", backward="backward" in way,
     )  # fmt: skip
@@ -282,7 +282,7 @@ def test_additive_against_the_compiled_broadcast(
     at_most = targets.get(way, (0.35, 0.4))[batch == 32]
     missing = peers.why_no_compiler()
     times = in_turns(
-        benchmark, "additive", 15, against=[] if missing else [peer], batch=batch, length=length,
+        benchmark, "additive", 7, against=[] if missing else [peer], batch=batch, length=length,
         weights=way == "with weights", backward="backward" in way,
     )  # fmt: skip
     found = {"note": missing, "unit": "×"} if missing else slower(times, peer)
