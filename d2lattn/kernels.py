@@ -252,8 +252,8 @@ class KernelScore(Score):
 
     def as_dot_product(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float] | None:
         """The Gaussian kernel's, where enough digits are left: :func:`gaussian_as_dot_product`."""
-        if self.kernel != "gaussian" or not is_ordinary(q, k):
-            return None
+        if self.kernel != "gaussian" or q.device.type != "cpu" or not is_ordinary(q, k):
+            return None  # elsewhere there is no kernel for it, and perhaps no float64
         return gaussian_as_dot_product(q, k, self.bandwidth)
 
     def mixes_tokens(self) -> bool:

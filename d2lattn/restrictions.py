@@ -96,6 +96,10 @@ class Restriction:
         """Numbers of queries before which it is worth while to cut."""
         return []
 
+    def pattern(self, block: Block) -> int | None:
+        """A number that two blocks of one size share if the same is hidden in both."""
+        return None
+
 
 class Band(Restriction):
     """Keys from ``before`` positions back (None: all of them) to ``after`` ahead."""
@@ -144,6 +148,16 @@ class Band(Restriction):
             self.before is None or block.columns.start >= last - self.before
         )
 
+    def edges(self, shape: tuple[int, ...]) -> list[int]:
+        if self.before is None:
+            return []
+        return list(range(0, shape[-2], max(128, self.before + self.after + 1)))[1:]
+
+    def pattern(self, block: Block) -> int | None:
+        if not isinstance(block.rows, slice) or not isinstance(block.columns, slice):
+            return None
+        return int(block.rows.start) - int(block.columns.start)
+
     def sees_all(self, shape: tuple[int, ...]) -> bool:
         *_, num_queries, num_keys = shape
         return num_keys > 0 and num_keys - num_queries + self.after >= 0
@@ -169,10 +183,10 @@ class Lengths(Restriction):
         if lens.device != device:
             check_device("valid_lens", lens, device)
         wanted = (*batch, num_queries)[: lens.ndim]
-        fits = lens.ndim in (len(batch), len(batch) + 1) and all(
-            have in (1, want) for have, want in zip(lens.shape, wanted, strict=True)
+        fits = lens.shape == wanted or all(
+            have in (1, want) for have, want in zip(lens.shape, wanted, strict=False)
         )
-        if not fits:
+        if not fits or not len(batch) <= lens.ndim <= len(batch) + 1:
             raise ValueError(
                 f"valid_lens must have shape {tuple(batch)}, one length for each batch element, "
                 f"or {(*batch, num_queries)}, one for each query; got {tuple(lens.shape)}"
@@ -180,7 +194,8 @@ class Lengths(Restriction):
         low, high = self._range(num_keys)
         if lens.dtype != torch.long:
             lens = lens.long()  # PyTorch cannot compare every integer dtype
-        lens = lens[(..., *(None,) * (len(shape) - lens.ndim))]
+        for _ in range(len(shape) - lens.ndim):
+            lens = lens.unsqueeze(-1)
         return Lengths(lens, low, high)
 
     def _range(self, num_keys: int) -> tuple[int | None, int | None]:
@@ -188,8 +203,8 @@ class Lengths(Restriction):
         lens = self.lens
         low = high = None
         if is_ordinary(lens) and lens.numel() > 0:
-            if lens.numel() <= 512 and lens.device.type == "cpu":
-                numbers = lens.reshape(-1).tolist()
+            if lens.ndim == 1 and len(lens) <= 512 and lens.device.type == "cpu":
+                numbers = lens.tolist()
                 low, high = min(numbers), max(numbers)
             else:
                 low, high = (int(x) for x in lens.long().aminmax())
@@ -205,17 +220,17 @@ class Lengths(Restriction):
         return low, high
 
     def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
-        return block.positions(device)[1] < block.cut(self.lens)
+        return block.of_columns(device) < block.cut(self.lens)
 
     def hidden(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
-        return block.positions(device)[1] >= block.cut(self.lens)
+        return block.of_columns(device) >= block.cut(self.lens)
 
     def hull(self, rows: Stretch, shape: tuple[int, ...]) -> Stretch:
         return 0, shape[-1] if self.high is None else self.high
 
     def columns(self, block: Block, device: torch.device) -> Columns:
         low, high = block.cut(self.lens).aminmax()
-        j = block.positions(device)[1][0]
+        j = block.of_columns(device)
         return j < high, j < low
 
     def sees_all(self, shape: tuple[int, ...]) -> bool:
@@ -262,9 +277,9 @@ class Documents(Restriction):
         return some, (of_keys == present[0]).all(dim=0) if len(present) == 1 else ~some & some
 
     def edges(self, shape: tuple[int, ...]) -> list[int]:
-        ids = self.query_ids.squeeze(-1)
-        changes = (ids[..., 1:] != ids[..., :-1]).flatten(0, -2).any(dim=0).nonzero()
-        return [] if 32 * len(changes) > shape[-2] else (changes + 1).flatten().tolist()
+        ids = self.query_ids.reshape(-1, shape[-2])
+        changes = (ids[:, 1:] != ids[:, :-1]).any(dim=0).nonzero().flatten()
+        return [] if 32 * len(changes) > shape[-2] else (changes + 1).tolist()
 
 
 class Where(Restriction):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
-from d2lattn.checks import is_finite, is_ordinary, wants_gradients
+from d2lattn.checks import is_finite, is_ordinary, product, wants_gradients
 from d2lattn.engine.in_blocks import Result, in_blocks
 from d2lattn.engine.plan import Kind, Piece, bias, groups, pieces
 from d2lattn.restrictions import Restriction
@@ -44,7 +44,7 @@ AVAILABLE = _has_arguments(
 def dot_products(scale: float) -> Pairs:
     """Pairs that are scored by a scaled dot product."""
     tensors = (scale,) if isinstance(scale, Tensor) else ()
-    return Pairs(lambda q, k, block: (q * scale) @ k.mT, tensors)
+    return Pairs(lambda q, k, block: product(q * scale, k.mT), tensors)
 
 
 def fused(
@@ -85,14 +85,15 @@ class _Fused(torch.autograd.Function):
         logsumexp = values.new_full(q.shape[:-1], -torch.inf)
         width = max(q.shape[-1], values.shape[-1])  # the kernel takes one width only
         wide = [_widened(tokens, width) for tokens in (q, k, values)]
-        for group in groups(pieces(shape, mask, q.device), TOKENS):
+        for group in groups(pieces(shape, mask, q.device), mask, TOKENS):
             added, empty = _bias(group, mask, q)
             assert _FORWARD is not None
             outs, logs = _FORWARD(
                 *_together(group, *wide),
                 is_causal=group[0].kind is Kind.TRIANGLE, attn_mask=added, scale=scale,
             )  # fmt: skip
-            logs = logs if empty is None else logs.masked_fill(empty, -torch.inf)
+            if empty is not None:
+                logs = logs.masked_fill(empty.repeat(len(logs) // len(empty), 1, 1), -torch.inf)
             for piece, out, log in zip(group, *_apart(group, outs, logs), strict=True):
                 at = (*piece.block.batch, piece.block.rows)
                 _join(output[at], logsumexp[at], out[..., : values.shape[-1]], log)
@@ -162,7 +163,8 @@ def _gradients(
         wide_output[..., features] = -d_logsumexp.masked_fill(empty, 0.0)
         wide_d_output[..., features] = 1.0
     found = [torch.zeros_like(x) for x in (q, k, values)]
-    for group in groups(pieces((*q.shape[:-1], k.shape[-2]), mask, q.device), TOKENS):
+    shape = (*q.shape[:-1], k.shape[-2])
+    for group in groups(pieces(shape, mask, q.device), mask, TOKENS):
         added, _ = _bias(group, mask, q)
         assert _BACKWARD is not None
         grads = _BACKWARD(
