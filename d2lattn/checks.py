@@ -22,7 +22,12 @@ def is_ordinary(*tensors: Tensor) -> bool:
         and torch._C._functorch.maybe_current_level() is None
         and forward_ad._current_level < 0
         and torch._C._len_torch_dispatch_stack() == 0
-        and all(type(x) in (Tensor, nn.Parameter) and not x.is_meta for x in tensors)
+        and all(
+            type(x) in (Tensor, nn.Parameter)
+            and not x.is_meta
+            and not torch._C._functorch.is_legacy_batchedtensor(x)  # `is_grads_batched`
+            for x in tensors
+        )
     )
 
 

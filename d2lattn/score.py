@@ -1,7 +1,7 @@
 """A scoring function in two halves, and what an engine may ask of one."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -174,7 +174,7 @@ def without_autocast(tensor: Tensor) -> Any:
 
 
 def apply_linear(
-    name: str, tokens: Float[Tensor, "*batch tokens features"], layer: nn.Linear
+    name: str, tokens: Float[Tensor, "*batch tokens features"], layer: nn.Module
 ) -> Float[Tensor, "*batch tokens hidden"]:
     """The layer's output, after a check that names the argument if the tokens do not fit it."""
     features = getattr(layer, "in_features", tokens.shape[-1])
@@ -183,11 +183,11 @@ def apply_linear(
             f"{name} must have the {features} features that the layer was made for; "
             f"got {tokens.shape[-1]}"
         )
-    weight = layer.weight
+    weight = getattr(layer, "weight", None)
     if isinstance(weight, Tensor):  # a quantized layer has a method here
         if tokens.dtype != weight.dtype and not is_autocast(tokens.device):
             raise TypeError(
                 f"{name} must have the dtype of the layer, {weight.dtype}; got {tokens.dtype}"
             )
         check_device(name, tokens, weight.device)
-    return layer(tokens)
+    return cast(Tensor, layer(tokens))

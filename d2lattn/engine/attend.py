@@ -12,7 +12,7 @@ from d2lattn.blocks import Block
 from d2lattn.checks import at_least_float32, check_scores, is_finite, is_ordinary
 from d2lattn.engine.fused import fused
 from d2lattn.engine.in_blocks import in_blocks
-from d2lattn.engine.plain import FEW_PASSES, Average, average, isolated
+from d2lattn.engine.plain import Average, average, in_few_passes, isolated, log_sum_exp
 from d2lattn.engine.probe import pairs_of
 from d2lattn.restrictions import Restriction
 from d2lattn.score import (
@@ -54,12 +54,9 @@ def attend(
         return _all_at_once(scores, values, shape, mask, active, need_log=need_log)
     large = ordinary and not need_weights and math.prod(shape) > SCORES_AT_ONCE
     if ordinary and not large and mask is not None and score.shows_tokens():
-        q, k, v = _projected(score, *tokens)
-        with without_autocast(q):
-            scores = score.compare(q, k)
-        found = _all_at_once(scores, v, shape, mask, active, need_log=need_log)
-        if found.way == FEW_PASSES:
-            return found
+        easy = _if_easy(score, *_projected(score, *tokens), mask, active, need_log)
+        if easy is not None:
+            return easy
     mixes = large and knows(score, "as_dot_product") and score.mixes_tokens()
     if mask is not None and (mixes or not (ordinary and is_finite(*tokens))):
         tokens = _without_padding(*tokens, mask)
@@ -79,6 +76,26 @@ def attend(
         return isolated(lambda q, k, _: score.compare(q, k), q, k, hidden, block).to(v.dtype)
 
     return _all_at_once(scores, v, shape, mask, active, again=again, need_log=need_log)
+
+
+def _if_easy(
+    score: Score,
+    q: Tensor,
+    k: Tensor,
+    values: Tensor,
+    mask: Restriction,
+    dropout: Dropout | None,
+    need_log: bool,
+) -> Average | None:
+    """Without a look at the tokens: what they are is seen in what is made of them."""
+    with without_autocast(q):
+        scores = score.compare(q, k)
+        shape = tuple(scores.shape)
+        hidden = mask.hidden(Block.whole(shape), q.device)
+        found = in_few_passes(scores, values, hidden, mask.sees_all(shape), dropout)
+        if found is None:
+            return None
+        return Average(*found, log_sum_exp(scores, hidden) if need_log else None)
 
 
 def _without_weights(

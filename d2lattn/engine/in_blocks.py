@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from d2lattn.blocks import Block, blocks_of_rows
 from d2lattn.checks import wants_gradients
-from d2lattn.engine.plain import average, isolated
+from d2lattn.engine.plain import FEW_PASSES, average, isolated
 from d2lattn.engine.probe import ChangedError, Seen, Witness
 from d2lattn.restrictions import Restriction
 from d2lattn.score import Pairs, without_autocast
@@ -38,17 +39,14 @@ def in_blocks(
     shape = (*q.shape[:-1], k.shape[-2])
     tensors = (q, k, values, *pairs.tensors, *(mask.tensors() if mask is not None else ()))
     noted = [(tensor, tensor._version) for tensor in tensors]
-    again = wants_gradients(*tensors) or (pairs.unknown and torch.is_grad_enabled())
-    outputs, logs = [], []
+    keep: Callable[..., Any] | None = None
+    if wants_gradients(*tensors) or (pairs.unknown and torch.is_grad_enabled()):
+        keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout is not None)
+    found = []
     for block in _blocks(shape, pairs, mask):
-        run = partial(_attend, pairs, _visible(block, mask, q), mask, dropout, need_log, noted, {})
-        if again:
-            run = partial(
-                checkpoint, run, use_reentrant=False, preserve_rng_state=dropout is not None
-            )
-        output, log = run(q, k, values)
-        outputs.append(output)
-        logs.append(log)
+        run = _Run(pairs, mask, dropout, need_log, noted, *_visible(block, mask, q))
+        found.append(run.first(keep, q, k, values))
+    outputs, logs = zip(*found, strict=True)
     if not pairs.by_batch:
         return torch.cat(outputs, dim=-2), torch.cat(logs, dim=-1)
     output = torch.cat([x.flatten(0, -2) for x in outputs])
@@ -100,54 +98,85 @@ def _visible(block: Block, mask: Restriction | None, like: Tensor) -> tuple[Bloc
     return block._replace(columns=seen + start), bool(every[seen].all())
 
 
-def _attend(
-    pairs: Pairs,
-    visible: tuple[Block, bool],
-    mask: Restriction | None,
-    dropout: Callable[[Tensor], Tensor] | None,
-    need_log: bool,
-    noted: Seen,
-    first: dict[str, Any],
-    q: Tensor,
-    k: Tensor,
-    values: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """One block; called once more for its gradient, when nothing may have changed."""
-    if any(tensor._version != version for tensor, version in noted):
-        raise ChangedError
-    block, sees_all = visible
-    whole_rows = block._replace(columns=slice(None))
-    q, k = block.tokens(q, block.rows), block.tokens(k, block.columns)
-    v = block.tokens(values, block.columns)
-    drop = dropout
-    if dropout is not None and mask is not None:
+class _AnotherWayError(Exception):
+    """The way that was begun is not the one to take."""
 
-        def drop(weights: Tensor) -> Tensor:  # of all columns, so that the same ones are dropped
-            factors = dropout(weights.new_ones(whole_rows.sizes))
-            return weights * block._replace(
-                shape=whole_rows.sizes, batch=(slice(None),) * len(block.batch), rows=slice(None)
-            ).cut(factors)
 
-    if k.shape[-2] == 0:
-        nothing = sum(x[..., :0].sum() for x in (q, k, v))  # 0, but of them
-        if drop is not None:
-            drop(q.new_ones(block.sizes))
+@dataclass
+class _Run:
+    """The work on one block, which is done once more for its gradient."""
+
+    pairs: Pairs
+    mask: Restriction | None
+    dropout: Callable[[Tensor], Tensor] | None
+    need_log: bool
+    noted: Seen
+    block: Block
+    full: bool
+    way: str | None = None  # that the first pass took, and
+    seen: Seen | None = None  # the tensors from elsewhere that it used
+
+    def first(
+        self, keep: Callable[..., Any] | None, q: Tensor, k: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The first pass; begun again if it takes another way than it began."""
+        state = None if self.dropout is None else torch.get_rng_state()
+        tokens = q, k, values
+        try:
+            return self(*tokens) if keep is None else keep(self, *tokens)
+        except _AnotherWayError:
+            if state is not None:
+                torch.set_rng_state(state)
+            return self(*tokens) if keep is None else keep(self, *tokens)
+
+    def __call__(self, q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and logsumexp of the block; every time of the same tensors."""
+        if any(tensor._version != version for tensor, version in self.noted):
+            raise ChangedError
+        block = self.block
+        q, k = block.tokens(q, block.rows), block.tokens(k, block.columns)
+        values = block.tokens(values, block.columns)
+        if k.shape[-2] == 0:
+            return self._nothing(q, k, values)
+        foreign = self.pairs.unknown or (self.mask is not None and self.mask.foreign)
+        watch = Witness(q, k, expected=self.seen) if foreign else None
+        with without_autocast(q), watch or nullcontext():
+            hidden = None
+            if self.mask is not None and not self.full:
+                hidden = self.mask.hidden(block, q.device)
+            scores = self.pairs.compare(q, k, block)
+        if watch is not None and self.seen is None:
+            self.seen = watch.seen
+        again = None
+        if hidden is not None:
+            again = partial(isolated, self.pairs.compare, q, k, hidden, block)
+        with without_autocast(q):
+            found = average(
+                scores.to(values.dtype), values, hidden,
+                dropout=None if self.dropout is None else self._drop,
+                again=again, need_log=self.need_log, way=self.way,
+            )  # fmt: skip
+        if self.way is None:
+            self.way = found.way
+            if found.way != FEW_PASSES:
+                raise _AnotherWayError
+        log = found.logsumexp
+        return found.output, scores.new_zeros(scores.shape[:-1]) if log is None else log
+
+    def _drop(self, weights: Tensor) -> Tensor:
+        """Of all columns, so that the same weights are dropped whatever is visible."""
+        assert self.dropout is not None
+        rows = self.block._replace(columns=slice(None))
+        if weights.shape == rows.sizes:
+            return self.dropout(weights)
+        factors = self.dropout(weights.new_ones(rows.sizes))
+        every = (slice(None),) * (len(rows.batch) + 1)
+        return weights * factors[(*every, self.block.columns)]
+
+    def _nothing(self, q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Of no key at all: 0, but of the tokens."""
+        if self.dropout is not None:
+            self._drop(q.new_ones(self.block.sizes))
+        zero = q[..., :0].sum() + k[..., :0].sum() + values[..., :0].sum()
         log = q.new_full(q.shape[:-1], -torch.inf)
-        return q.new_zeros(*q.shape[:-1], v.shape[-1]) + nothing, log
-    foreign = pairs.unknown or (mask is not None and mask.foreign)
-    watch = Witness(q, k, expected=first.get("seen")) if foreign else nullcontext()
-    with without_autocast(q), watch:
-        hidden = None if mask is None or sees_all else mask.hidden(block, q.device)
-        scores = pairs.compare(q, k, block)
-    if isinstance(watch, Witness):
-        first.setdefault("seen", watch.seen)
-    remade = None if hidden is None else partial(isolated, pairs.compare, q, k, hidden, block)
-    with without_autocast(q):
-        found = average(
-            scores.to(v.dtype), v, hidden,
-            sees_all=sees_all, dropout=drop, again=remade, need_log=need_log, way=first.get("way"),
-        )  # fmt: skip
-    first.setdefault("way", found.way)
-    if found.logsumexp is None:
-        return found.output, scores.new_zeros(scores.shape[:-1])
-    return found.output, found.logsumexp
+        return q.new_zeros(*q.shape[:-1], values.shape[-1]) + zero, log

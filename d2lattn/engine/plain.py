@@ -77,7 +77,7 @@ def average(
     found = None
     ordinary = is_ordinary(scores, values)
     if way == FEW_PASSES or (way is None and ordinary):
-        found = _in_few_passes(scores, values, hidden, sees_all, dropout, sure=way is not None)
+        found = in_few_passes(scores, values, hidden, sees_all, dropout, sure=way is not None)
     if found is not None:
         way = FEW_PASSES
     else:
@@ -91,19 +91,19 @@ def average(
     return Average(*found, log_sum_exp(scores, hidden) if need_log else None, way)
 
 
-def _in_few_passes(
+def in_few_passes(
     scores: Tensor,
     values: Tensor,
     hidden: Hidden | None,
     sees_all: bool,
     dropout: Callable[[Tensor], Tensor] | None,
     *,
-    sure: bool,
+    sure: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
-    """As the textbook has it, which is right if all is finite and every query has a key."""
+    """As the textbook has it, which is right if all is finite and every query has a key; None
+    otherwise, before anything is dropped. ``sure`` if that was seen before."""
     if not sure and (
         values.shape[-1] == 0
-        or (dropout is not None and not is_finite(values))
         or (hidden is not None and not _can_be_filled(scores, hidden, sees_all))
     ):
         return None
@@ -112,6 +112,8 @@ def _in_few_passes(
     weights = scores.softmax(dim=-1)
     if hidden is not None and weights.requires_grad:
         weights = weights.masked_fill(hidden, 0.0)  # so that no gradient comes from there
+    if dropout is not None and not sure and not is_finite(weights, values):
+        return None
     used = weights if dropout is None else dropout(weights)
     output = used @ values
     return (output, used) if sure or is_finite(output) else None
