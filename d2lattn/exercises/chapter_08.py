@@ -316,3 +316,44 @@ def check_08_square(answer: Any) -> Verdict:
         right="The vectors have d² entries, or d(d + 1)/2 if each mixed product stands there once, "
         "times √2. Every power of q·k is a dot product, at a price that grows with its degree.",
     )  # fmt: skip
+
+
+def check_08_blocks(answer: Any) -> Verdict:
+    """Check how many blocks of a causal window are not empty, ``answer(tokens, size, before)``."""
+
+    def reference(tokens: int, size: int, before: int) -> int:
+        back = -(-before // size)  # blocks, begun ones included
+        return sum(min(row, back) + 1 for row in range(tokens // size))
+
+    def rows_times(blocks: int, tokens: int, size: int) -> int:
+        return tokens // size * blocks
+
+    def of_a_row(blocks: int, tokens: int, size: int) -> int:
+        return sum(min(row + 1, blocks) for row in range(tokens // size))
+
+    return check_function(
+        answer,
+        reference=reference,
+        cases=[(8, 2, 1), (8, 2, 2), (12, 4, 5), (64, 8, 0), (64, 16, 63), (1024, 64, 255)],
+        mistakes=[
+            Mistake(lambda n, s, w: rows_times(-(-w // s) + 1, n, s),
+                    "Nothing lies before the first token: the first rows of blocks have fewer "
+                    "blocks than the others."),
+            Mistake(lambda n, s, w: of_a_row(w // s + 1, n, s),
+                    "A block that the window only begins in counts as well: the first query of a "
+                    "block looks `before` keys back, whatever the blocks."),
+            Mistake(lambda n, s, w: of_a_row(-(-(w + 1) // s) + 1, n, s),
+                    "The query's own key lies in the query's own block, which you counted already: "
+                    "`before` keys lie before it, not one more."),
+            Mistake(lambda n, s, w: of_a_row(-(-w // s), n, s),
+                    "The block on the diagonal is missing: every query sees its own key."),
+            Mistake(lambda n, s, w: of_a_row(n, n, s),
+                    "These are the blocks of a causal mask. What lies before the window is empty "
+                    "as well."),
+            Mistake(lambda n, s, w: (n // s) ** 2, "These are all blocks, the empty ones too."),
+            Mistake(lambda n, s, w: sum(min(i, w) + 1 for i in range(n)),
+                    "These are the pairs that count. Count the blocks that hold one of them."),
+        ],
+        right="As long as the window stays, twice the tokens make twice the blocks and not four "
+        "times as many.",
+    )  # fmt: skip
