@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -296,7 +297,7 @@ def test_bars_that_do_not_fit_are_refused(arguments, words):
 PAST = torch.ones(8, 8, dtype=torch.bool).tril()
 
 
-def covered(ax, color: str, alpha: float) -> set[tuple[int, int]]:
+def covered(ax: Axes, color: str, alpha: float) -> set[tuple[int, int]]:
     """Pairs (query, key) whose middle a patch of this colour covers."""
     wanted = matplotlib.colors.to_rgba(color, alpha)
     return {
