@@ -23,7 +23,7 @@ def notebook_of(*sources: str, **metadata: list[str]) -> NotebookNode:
     return new_notebook(cells=cells)
 
 
-def shown(run: Run) -> list[list[str]]:
+def shown(run: Run) -> list[list[object]]:
     """What a reader sees below each cell but the first."""
     return [
         [
@@ -60,7 +60,7 @@ ENDS = {
 
 @pytest.mark.parametrize(("sources", "expected"), ENDS.values(), ids=ENDS)
 def test_outputs_are_those_of_the_end(
-    sources: list[str], expected: list[list[str]], tmp_path: Path
+    sources: list[str], expected: list[list[object]], tmp_path: Path
 ) -> None:
     run = run_chapter(notebook_of(*sources), tmp_path)
     assert shown(run) == expected
