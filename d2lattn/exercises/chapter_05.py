@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from d2lattn.dot_product import bilinear_score, dot_product_score
-from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh, whole
 from d2lattn.kernels import gaussian_score
 
 
@@ -59,7 +59,7 @@ def check_05_distance(answer: Any) -> Verdict:
     def product(queries: Tensor, keys: Tensor) -> Tensor:
         return queries @ keys.mT
 
-    random = torch.Generator().manual_seed(51)
+    random = fresh()
 
     def vectors(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -113,8 +113,8 @@ def check_05_distance(answer: Any) -> Verdict:
             Mistake(lambda q, k, h: reference(q, k, h) / q.shape[-1] ** 0.5,
                     "There is no √d in a Gaussian: its bandwidth is the scale."),
         ],
-        right="No difference of a query and a key is taken: the keys' half squares are computed "
-        "once, before any query arrives, and the rest is one matrix product.",
+        right="So no difference of a query and a key need be taken: the keys' half squares may be "
+        "ready before any query arrives, and the rest is one matrix product.",
     )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def check_05_bilinear(answer: Any) -> Verdict:
     def reference(queries: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
         return bilinear_score(queries, keys, weight)
 
-    random = torch.Generator().manual_seed(52)
+    random = fresh()
 
     def vectors(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -164,8 +164,8 @@ def check_05_bilinear(answer: Any) -> Verdict:
                     "Projected query and key are added here. A score that compares them needs "
                     "their product."),
         ],
-        right="Only the queries are multiplied by the matrix, once each. After that, every pair "
-        "costs what it costs with a plain dot product.",
+        right="Whichever side meets the matrix, each of its tokens need meet it only once. Then a "
+        "pair costs what it costs with a plain dot product.",
     )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def check_05_limit(answer: Any) -> Verdict:
         places = torch.arange(scores.shape[-1])
         return (places == scores.argmax(-1, keepdim=True)).to(scores.dtype)
 
-    random = torch.Generator().manual_seed(53)
+    random = fresh()
     tied = torch.randint(4, (5, 7), generator=random).to(torch.get_default_dtype())
     return check_function(
         answer,
@@ -193,6 +193,9 @@ def check_05_limit(answer: Any) -> Verdict:
             (torch.tensor([[5.0, 5.01]]),),
             (torch.tensor([[0.0, 1.0], [3.0, 2.0]]),),
             (torch.tensor([[-3.0, -1.0, -2.0]]),),
+            (torch.tensor([[1.0, 1.0001]]),),
+            (torch.tensor([[1.0, 1.0 + 2.0**-22]]),),
+            (torch.tensor([[1e31, 2e31]]),),
             (tied,),
             (torch.randn(4, 3, generator=random),),
         ],
@@ -209,12 +212,13 @@ def check_05_limit(answer: Any) -> Verdict:
                     "Even weights are what happens when the factor goes to *zero*."),
             Mistake(lambda s: reference(-s),
                     "The lowest score has won. Factors are positive here."),
-            Mistake(lambda s: (10 * s).softmax(-1),
-                    "This factor is large for these scores and not for closer ones: the limit is "
-                    "asked for."),
-            Mistake(lambda s: (100 * s).softmax(-1),
-                    "This factor is large for some scores and not for closer ones: the limit is "
-                    "asked for."),
+            *(
+                Mistake(lambda s, factor=factor: (factor * s).softmax(-1),
+                        "This factor is large for some scores, and not for closer ones; and a "
+                        "huge one makes ∞ of scores. The limit is asked for: which scores are "
+                        "left in it?")
+                for factor in (f * 10.0**n for n in range(1, 13) for f in (1, 2, 5))
+            ),
             Mistake(lambda s: reference(s.mT).mT,
                     "You looked for the best query of each key. A row is a query, and its weights "
                     "run over the keys."),
@@ -247,7 +251,7 @@ def check_05_multi_query(answer: Any) -> Verdict:
         return lambda q, k, v: attend(scaled(q, k), v, axis)
 
     axis = "The softmax runs over the {}: the weights of one query, over the *keys*, add up to one."
-    random = torch.Generator().manual_seed(54)
+    random = fresh()
 
     def vectors(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -333,10 +337,18 @@ def check_05_cosine_scale(answer: Any) -> Verdict:
     def reference(num_keys: int, weight: float) -> float:
         return 0.5 * math.log(weight / (1 - weight) * (num_keys - 1))
 
+    random = fresh()
     return check_function(
         answer,
         reference=reference,
-        cases=[(2, 0.9), (3, 0.75), (10, 0.99), (1000, 0.99), (50, 0.5)],
+        cases=[
+            (2, 0.9),
+            (3, 0.75),
+            (10, 0.99),
+            (1000, 0.99),
+            (50, 0.5),
+            (whole(random, 20, 900), whole(random, 51, 98) / 100),
+        ],
         mistakes=[
             Mistake(lambda n, w: 2 * reference(n, w),
                     "This is the lead that the best score must have. How far apart do −s and s "
