@@ -66,7 +66,7 @@ def check_02_shapes(answer: Any) -> Verdict:
             Mistake([[8, 8, 10, 20], [8, 8, 10, 20], output], "Batch axes go through unchanged: "
                     "eight sentences, four heads."),
         ],
-        right="No 64 is left anywhere: the length of queries and keys is summed away, so it may "
+        right="No 64 is left anywhere: the width of queries and keys is summed away, so it may "
         "change without anybody behind noticing.",
     )  # fmt: skip
 
@@ -210,7 +210,7 @@ def check_02_fair(answer: Any) -> Verdict:
         lengths = (queries.norm(dim=-1)[:, None] + of_each) * (keys.norm(dim=-1) + of_each)
         return queries @ keys.mT / (lengths + of_both)
 
-    nothing = "A vector of zeros has length 0, and 0/0 is `nan`. Its cosine is 0 by decree."
+    nothing = "A vector of zeros has the norm 0, and 0/0 is `nan`. Its cosine is 0 by decree."
     random = fresh()
 
     def normal(*shape: int) -> Tensor:
@@ -234,19 +234,19 @@ def check_02_fair(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda q, k, v, s: (s * q @ k.mT).softmax(-1) @ v, "Long vectors still "
-                    "outscore those that fit: these are dot products. Divide by both lengths."),
+                    "outscore those that fit: these are dot products. Divide by both norms."),
             Mistake(lambda q, k, v, s: (s * normalize(q, dim=-1) @ k.mT).softmax(-1) @ v,
-                    "Only the queries have length 1, so a long key still outscores one that equals "
+                    "Only the queries have norm 1, so a large key still outscores one that equals "
                     "the query."),
             Mistake(lambda q, k, v, s: (s * q @ normalize(k, dim=-1).mT).softmax(-1) @ v,
                     "The keys are fair now, but a long query makes all its scores larger, and its "
                     "weights sharper. A cosine is between −1 and 1."),
             Mistake(lambda q, k, v, s: (s * divided(q, k)).softmax(-1) @ v, nothing),
             *(
-                Mistake(wrong, "You added a small number to the lengths, so that nothing is "
+                Mistake(wrong, "You added a small number to the norms, so that nothing is "
                         "divided by 0. It makes the cosines of short vectors smaller: a vector "
-                        "of length 0.002 should count like one of length 2. Treat zeros alone, or "
-                        "let no length be *less* than the small number.")
+                        "of norm 0.002 should count like one of norm 2. Treat zeros alone, or "
+                        "let no norm be *less* than the small number.")
                 for tiny in _TINY
                 for wrong in (
                     lambda q, k, v, s, tiny=tiny: (s * divided(q, k, tiny)).softmax(-1) @ v,
@@ -268,22 +268,22 @@ def check_02_fair(answer: Any) -> Verdict:
                     "the keys."),
             Mistake(lambda q, k, v, s: (s * normalize(q, p=1.0, dim=-1)
                     @ normalize(k, p=1.0, dim=-1).mT).softmax(-1) @ v,
-                    "You divided by the sum of the absolute features. The length of a vector is "
+                    "You divided by the sum of the absolute features. The norm of a vector is "
                     "the square root of the sum of squares."),
             Mistake(lambda q, k, v, s: (s * normalize(q, dim=0) @ normalize(k, dim=0).mT)
                     .softmax(-1) @ v,
                     "You divided along the wrong axis: each *row* is a vector and should have "
-                    "length 1."),
+                    "norm 1."),
             Mistake(lambda q, k, v, s: (s * q @ k.mT / (q.norm() * k.norm())).softmax(-1) @ v,
-                    "You divided by the length of the whole table. Each row is a vector and has "
-                    "a length of its own."),
+                    "You divided by the norm of the whole table. Each row is a vector and has "
+                    "a norm of its own."),
             Mistake(lambda q, k, v, s: (-s * torch.cdist(q, k)).softmax(-1) @ v,
-                    "This scores by distance. A cosine looks at directions only, not at lengths."),
+                    "This scores by distance. A cosine looks at directions only, not at norms."),
             Mistake(lambda q, k, v, s: (s * cosine(q, k)).softmax(-1),
                     "These are the weights. The output is asked for, which averages the values "
                     "with them."),
         ],
-        right="Among keys of length 1, the highest dot product is the nearest key. Memories that "
+        right="Among keys of norm 1, the highest dot product is the nearest key. Memories that "
         "are read by similarity score like this, sharpness included.",
     )  # fmt: skip
 

@@ -138,7 +138,7 @@ def check_04_score(answer: Any) -> Verdict:
             Mistake(lambda q, k, a, b, w: reference(q, k, b, a, w), "The matrices are "
                     "exchanged, and no shape complained: W_q belongs to queries, W_k to keys."),
         ],
-        right="The lengths of queries and keys never met: only their hidden features did. Where "
+        right="The widths of queries and keys never met: only their hidden features did. Where "
         "those are many, this is also where the memory goes.",
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ def check_05_by_hand(answer: Any) -> Verdict:
                     "what the softmax makes of both scores."),
             Mistake([*right[:2], 100 * right[1]], "A longer query multiplies the scores, not the "
                     "output. An average of 10 and 20 cannot leave the space between them."),
-            Mistake([*right[:2], right[1]], "The query's length does not cancel: both scores are "
+            Mistake([*right[:2], right[1]], "The query's norm does not cancel: both scores are "
                     "multiplied by a hundred, and so is their difference."),
             Mistake([*right[:2], 15.0], "Are the scores of the long query more equal, or less? "
                     "See “What does a dot product reward?”"),
@@ -82,7 +82,7 @@ def check_05_distance(answer: Any) -> Verdict:
                     "This is the dot product alone: long keys win whatever the distance. See "
                     "“What does the softmax see of a distance?”"),
             Mistake(gaussian_score,
-                    "The weights are right, but the query's own squared length is still inside. It "
+                    "The weights are right, but the query's own squared norm is still inside. It "
                     "is the same for every key: leave it out."),
             Mistake(lambda q, k, h: (product(q, k) - 2 * half_square(k)) / h**2,
                     "The key's term is twice too large. Multiply −½‖q − k‖² out: where does the ½ "
@@ -91,7 +91,7 @@ def check_05_distance(answer: Any) -> Verdict:
                     "The key's term has the wrong sign: it takes from long keys what the product "
                     "gives them."),
             Mistake(lambda q, k, h: (product(q, k) - k.norm(dim=-1) / 2) / h**2,
-                    "You subtracted half the length of the key; it takes the *squared* length."),
+                    "You subtracted half the norm of the key; it takes the *squared* norm."),
             Mistake(lambda q, k, h: (product(q, k) - half_square(q)[:, None]) / h**2,
                     "You subtracted the query's term. The softmax does not see that one; it does "
                     "see the key's."),
@@ -146,16 +146,16 @@ def check_05_bilinear(answer: Any) -> Verdict:
                     "to the query. Square matrices hide this."),
             Mistake(lambda q, k, w: q @ k.mT,
                     "The matrix has no influence. See “What if queries and keys have different "
-                    "lengths?”"),
+                    "widths?”"),
             Mistake(lambda q, k, w: reference(q, k, w).mT,
                     "Rows are queries, columns are keys: your table is transposed."),
             Mistake(lambda q, k, w: reference(q, k, w).softmax(-1),
                     "These are weights. Return the scores, before the softmax."),
             Mistake(lambda q, k, w: reference(q, k, w) / k.shape[-1] ** 0.5,
-                    "You divided by the root of a length. A learned matrix has its scale in its "
+                    "You divided by the root of a width. A learned matrix has its scale in its "
                     "numbers."),
             Mistake(lambda q, k, w: reference(q, k, w) / q.shape[-1] ** 0.5,
-                    "You divided by the root of a length. A learned matrix has its scale in its "
+                    "You divided by the root of a width. A learned matrix has its scale in its "
                     "numbers."),
             Mistake(lambda q, k, w: (q @ w.mT).sum(-1)[..., None] * k.sum(-1)[..., None, :],
                     "You added up the features first and multiplied the sums. Multiply feature by "
@@ -279,10 +279,10 @@ def check_05_multi_query(answer: Any) -> Verdict:
             Mistake(rescaled(lambda q, k: q.shape[-1]),
                     "You multiplied by √d instead of dividing by it."),
             Mistake(rescaled(lambda q, k: q.shape[1] ** -0.5),
-                    "Which d is it? The length of the vectors that are multiplied, whatever the "
+                    "Which d is it? The width of the vectors that are multiplied, whatever the "
                     "number of heads."),
             Mistake(rescaled(lambda q, k: (q.shape[-1] / k.shape[-2]) ** 0.5),
-                    "You divided by the root of the number of *keys*. It is the length of the "
+                    "You divided by the root of the number of *keys*. It is the width of the "
                     "vectors that are multiplied."),
             Mistake(over(-2), axis.format("queries")),
             Mistake(over(1), axis.format("heads")),

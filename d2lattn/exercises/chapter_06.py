@@ -33,7 +33,7 @@ def check_06_by_hand(answer: Any) -> Verdict:
             Mistake([near, [score / math.sqrt(2) for score in product]], "The second row should "
                     "be the plain dot products, without a scale."),
             Mistake([near, [1.0, 1.0, 0.0]], "The second row holds cosines. A dot product counts "
-                    "the lengths as well."),
+                    "the norms as well."),
             Mistake([product, near], "The right numbers in the wrong order: Gaussian first."),
         ],
         right="The first key wins by distance, the second by product, since it is longer: one "
@@ -251,7 +251,7 @@ def check_06_choose(answer: Any) -> Verdict:
         (1, 4): "count the numbers that it holds for 8000 times 8000 pairs. See the table in “How "
         "do I choose?”",
         (2, 1): "how would you subtract 300 numbers from 2048?",
-        (2, 2): "a dot product takes vectors of one length.",
+        (2, 2): "a dot product takes vectors of one width.",
         (2, 4): "its tanh mixes phrase and photo, so no index of dot products can hold the photos.",
         (3, 1): "encoder and decoder have different widths.",
         (3, 2): "encoder and decoder have different widths.",

@@ -39,12 +39,12 @@ def check_07_shapes(answer: Any) -> Verdict:
             Mistake([[8, 1, 10], [8, 10, 4]], "An output belongs to a *query*: there are as many "
                     "as queries, not as keys."),
             Mistake([[8, 1, 10], [8, 1, 20]], "An output is an average of values, so it has the "
-                    "length of a value."),
+                    "width of a value."),
             Mistake([[8, 1, 10], [8, 1, 2]], "An output is an average of values, so it has the "
-                    "length of a value, not of a key."),
+                    "width of a value, not of a key."),
             Mistake([[8, 1, 4], [8, 1, 10]], "The right shapes in the wrong order."),
         ],
-        right="Neither shape tells which score was used: the lengths 20 and 2 are gone after the "
+        right="Neither shape tells which score was used: the widths 20 and 2 are gone after the "
         "comparison.",
     )  # fmt: skip
 

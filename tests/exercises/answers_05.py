@@ -124,7 +124,7 @@ WRONG: list[tuple[Check, Any, str]] = [
     (
         check_05_distance,
         lambda q, k, h: (q @ k.T - length(k).sqrt() / 2) / h**2,
-        "*squared* length",
+        "*squared* norm",
     ),
     (
         check_05_distance,

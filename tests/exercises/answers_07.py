@@ -184,7 +184,7 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_07_shapes, [[8, 10, 1], [8, 1, 4]], "transposed"),
     (check_07_shapes, [[8, 1, 2], [8, 1, 4]], "each *key*"),
     (check_07_shapes, [[8, 1, 10], [8, 10, 4]], "belongs to a *query*"),
-    (check_07_shapes, [[8, 1, 10], [8, 1, 20]], "length of a value"),
+    (check_07_shapes, [[8, 1, 10], [8, 1, 20]], "width of a value"),
     (check_07_shapes, [[8, 1, 10], [8, 1, 2]], "not of a key"),
     (check_07_shapes, [[8, 1, 4], [8, 1, 10]], "wrong order"),
     (check_07_two_answers, always_dropped, "still drops weights"),
