@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh
 from d2lattn.streaming import merge_attention
 
 State = tuple[Tensor, Tensor, Tensor]
@@ -102,7 +102,7 @@ def check_08_one_tile(answer: Any) -> Verdict:
     start = torch.tensor([none]), torch.tensor([0.0]), torch.tensor([[0.0]])
     later = torch.tensor([log(2)]), torch.tensor([1.5]), torch.tensor([[6.0]])
     empty = torch.tensor([[none, none]])
-    draw = torch.Generator().manual_seed(8)
+    draw = fresh()
     m, scores = (torch.randn(*shape, generator=draw) for shape in ((3,), (3, 5)))
     o, values = (torch.randn(*shape, generator=draw) for shape in ((3, 4), (5, 4)))
     two = torch.tensor([[1.0], [3.0]])
@@ -165,7 +165,7 @@ def check_08_merge(answer: Any) -> Verdict:
         return torch.tensor(rows)
 
     none = -math.inf
-    draw = torch.Generator().manual_seed(3)
+    draw = fresh()
     many = torch.randn(4, 5, 2, generator=draw), 3 * torch.randn(4, 5, generator=draw)
     return check_function(
         answer,
@@ -222,7 +222,7 @@ def check_08_gradient(answer: Any) -> Verdict:
 
     zero = torch.zeros(1, 2)
     values = torch.tensor([[1.0], [3.0]])
-    draw = torch.Generator().manual_seed(5)
+    draw = fresh()
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw)
@@ -284,7 +284,7 @@ def check_08_square(answer: Any) -> Verdict:
         return wide_q @ wide_k.mT
 
     one, unit = torch.tensor([[3.0]]), torch.tensor([[1.0, 1.0]])
-    draw = torch.Generator().manual_seed(6)
+    draw = fresh()
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw)
