@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from docutils import nodes
 from maths import spoken
-from sphinx.application import Sphinx
+from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.config import Config
 
 WORDS_A_MINUTE = 200
@@ -129,6 +129,25 @@ def downloads() -> list[Path]:
     return [path for kind in ("pdf", "epub") for path in sorted(Path(folder).glob(f"*.{kind}"))]
 
 
+def begin_anew(app: Sphinx) -> None:
+    """Forget an earlier build, whatever command made it, before Sphinx looks for it.
+
+    Nothing of one may be kept: numbers that a page quotes from another would be old, and pages
+    that `lean` has gone over have lost what it looks for. Hidden files, such as a branch's
+    ``.git``, stay, and so does a folder that Sphinx has not made.
+    """
+    Path(app.doctreedir, ENV_PICKLE_FILENAME).unlink(missing_ok=True)
+    made_by_sphinx = Path(app.outdir, ".buildinfo")
+    if not made_by_sphinx.exists():
+        return
+    made_by_sphinx.unlink()
+    for path in Path(app.outdir).iterdir():
+        if path.is_dir() and not path.name.startswith("."):
+            shutil.rmtree(path)
+        elif not path.name.startswith("."):
+            path.unlink()
+
+
 def fill_in(app: Sphinx, config: Config) -> None:
     """What only the environment knows: the repository, and the address of the published site."""
     config.html_theme_options.update(repository_options(os.environ))
@@ -234,6 +253,7 @@ def copy_downloads(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    begin_anew(app)
     for part in ("maths", "lean", "ebook", "notfound.extension", "sphinxext.opengraph"):
         app.setup_extension(part)
     if os.environ.get("BOOK_URL", "").strip():
