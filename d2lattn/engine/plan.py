@@ -93,7 +93,7 @@ class _Strip(NamedTuple):
         ):
             # As many triangles as threads: each takes one, and has as much to do.
             yield from self._thinner(rows, threads, cut=False)
-        elif 2 * mixed >= sum(piece.area for piece in found) > 0:
+        elif 9 * mixed >= 4 * sum(piece.area for piece in found) > 0:
             yield from self._joined(found)
         else:
             yield from found
