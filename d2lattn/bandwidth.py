@@ -193,6 +193,9 @@ def _polish(losses: LeaveOneOut, start: Choice) -> Choice:
     def closure() -> float:
         nonlocal best
         h = log_h.detach().exp()
+        if not bool(((log_h - start.bandwidth.log()).abs() < 20).all()):  # a step into nowhere
+            log_h.grad = torch.zeros_like(log_h)
+            return 1e9
         loss, slope = losses.with_gradient(h)
         best = min(best, Choice(loss, h), key=lambda choice: choice.loss)
         log_h.grad = slope / start.loss

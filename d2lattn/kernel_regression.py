@@ -8,19 +8,19 @@ from typing import Any, Literal, Self
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
 from torch.utils.checkpoint import checkpoint
 
 from d2lattn.attention import Attention
 from d2lattn.bandwidth import select
+from d2lattn.checks import check_floating, first_index, is_ordinary, wants_gradients
+from d2lattn.extras import needs
 from d2lattn.kernels import Bandwidth, KernelScore, check_bandwidth
-from d2lattn.masking import check_floating, first_index
 from d2lattn.smoothing import Smoother, Tick, smooth
 
 __all__ = ["LocalLinear", "NadarayaWatson"]
 
 _PAIRS_AT_ONCE = 2**16  # more are done in blocks, where gradients are asked for
-_PAIRS_OF_A_BLOCK = 2**18
+_PAIRS_OF_A_BLOCK = 2**17
 
 
 class _KernelRegression(nn.Module):
@@ -93,7 +93,7 @@ class _KernelRegression(nn.Module):
                 raise ValueError(f"{name} must hold at least one measurement; got none")
         weight = {} if sample_weight is None else {"sample_weight": sample_weight}
         for name, tensor in {"y": y, **weight}.items():
-            check_floating(name, tensor)
+            _check_tensor(name, tensor)
             if tensor.dtype != x.dtype:
                 raise TypeError(f"{name} must have the dtype of x, {x.dtype}; got {tensor.dtype}")
             if tensor.device != x.device:
@@ -143,10 +143,11 @@ class _KernelRegression(nn.Module):
         TypeError, ValueError
             If dtype or shape differ from what was fitted, a number is not finite, or ``empty``
             is neither a number nor ``"nearest"``.
-        ImportError
+        ModuleNotFoundError
             If a progress bar is asked for and tqdm is not installed.
         """
-        if empty != "nearest" and (isinstance(empty, bool) or not isinstance(empty, int | float)):
+        is_number = isinstance(empty, int | float) and not isinstance(empty, bool)
+        if not is_number and not (isinstance(empty, str) and empty == "nearest"):
             raise ValueError(f"empty must be a number or 'nearest'; got {empty!r}")
         queries = self._check_queries(x)
         with _progress("share", 1.0, progress) as tick:
@@ -188,7 +189,7 @@ class _KernelRegression(nn.Module):
             If :meth:`fit` was not called.
         ValueError
             If there is only one measurement: nothing is left when it is left out.
-        ImportError
+        ModuleNotFoundError
             If a progress bar is asked for and tqdm is not installed.
         """
         x, y = self._fitted()
@@ -232,7 +233,7 @@ class _KernelRegression(nn.Module):
             If a candidate is not positive and finite, or the question has no answer: fewer than
             three different measurements, all ``x`` or all ``y`` equal, or a compact kernel that
             leaves a point without neighbours at every candidate.
-        ImportError
+        ModuleNotFoundError
             If a progress bar is asked for and tqdm is not installed.
 
         Notes
@@ -369,9 +370,7 @@ class _KernelRegression(nn.Module):
         if own is not None:
             allowed = torch.arange(len(keys), device=keys.device) != own.unsqueeze(-1)
         scores = self.attention.score(queries, keys)
-        return smoother.weights(
-            scores, lambda: keys - queries.unsqueeze(-2), allowed, smoother.sample_weight
-        )
+        return smoother.weights(scores, queries, keys, allowed, smoother.sample_weight)
 
     def _smooth(
         self,
@@ -385,7 +384,7 @@ class _KernelRegression(nn.Module):
         To leave out is the measurement with the query's own number.
         """
         smoother = self._smoother()
-        if _is_differentiated(queries, *self.parameters()):
+        if wants_gradients(queries, *self.parameters()) or not is_ordinary(queries):
             return self._smooth_with_gradients(queries, smoother.values, leave_out)
         weight = smoother.sample_weight
         some = None if weight is None else weight > 0
@@ -413,12 +412,12 @@ class _KernelRegression(nn.Module):
         for start in range(0, len(queries), self._rows()):
             rows = slice(start, start + self._rows())
             block = queries[rows], None if own is None else own[rows]
-            if _in_transform():  # which does not know of checkpoints
-                parts.append(smooth_block(*block))
-            else:
+            if is_ordinary(queries):
                 parts.append(
                     checkpoint(smooth_block, *block, use_reentrant=False, preserve_rng_state=False)
                 )
+            else:  # transforms do not know of checkpoints
+                parts.append(smooth_block(*block))
         output, reached = zip(*parts, strict=True)
         return torch.cat(output), torch.cat(reached)
 
@@ -553,13 +552,17 @@ class LocalLinear(_KernelRegression):
     _degree = 1
 
 
-def _check_measurements(name: str, tensor: Tensor) -> None:
+def _check_tensor(name: str, tensor: Tensor) -> None:
     if hasattr(tensor, "__array__") and not isinstance(tensor, Tensor):
         raise TypeError(
             f"{name} must be a tensor; got {type(tensor).__name__}: convert it by "
             "torch.as_tensor, or use d2lattn.sklearn.KernelRegressor"
         )
     check_floating(name, tensor)
+
+
+def _check_measurements(name: str, tensor: Tensor) -> None:
+    _check_tensor(name, tensor)
     if tensor.ndim not in (1, 2) or tensor.shape[1:] == (0,):
         raise ValueError(
             f"{name} must have shape (n,) or (n, columns) with at least one column; "
@@ -590,27 +593,13 @@ def _columns(tensor: Float[Tensor, "n *columns"]) -> Float[Tensor, "n columns"]:
     return tensor.unsqueeze(-1) if tensor.ndim == 1 else tensor
 
 
-def _is_differentiated(*tensors: Tensor) -> bool:
-    """Whether somebody may ask for a derivative, in any of PyTorch's ways."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return True
-    return _in_transform() or any(unpack_dual(tensor).tangent is not None for tensor in tensors)
-
-
-def _in_transform() -> bool:
-    """Whether :mod:`torch.func` or a compiler is looking."""
-    return torch._C._functorch.maybe_current_level() is not None or torch.compiler.is_compiling()
-
-
 @contextmanager
 def _progress(unit: str, total: float | None, wanted: bool) -> Iterator[Tick | None]:
     """Something to call with the share of the work that was done; None if not wanted."""
     if not wanted:
         yield None
         return
-    try:
+    with needs("notebook"):
         from tqdm.auto import tqdm
-    except ImportError:
-        raise ImportError("progress=True needs tqdm; install it, with `pip install tqdm`") from None
     with tqdm(total=total, unit=unit) as bar:
         yield bar.update

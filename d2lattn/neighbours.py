@@ -11,7 +11,7 @@ from torch import Tensor
 from d2lattn.groups import groups_of
 from d2lattn.moments import Moments, Powers
 
-__all__ = ["distance_to_nearest", "moments_nearby", "near_pairs", "runs"]
+__all__ = ["distance_to_nearest", "moments_nearby", "near_pairs", "runs", "span_of_blocks"]
 
 _PAIRS_AT_ONCE = 2**18
 _MOST_BOXES = 2**16  # along an axis
@@ -106,9 +106,7 @@ def moments_nearby(
     measured from the middle of each block of queries: there few digits of the difference are
     lost, so that single precision is exact enough, if it is asked for.
     """
-    span = _BOXES
-    while span < 16 * _BOXES and _num_blocks(queries, bandwidth * span) > 64 + len(queries) // 32:
-        span *= 2  # few queries in a block are slow, and digits enough are left for double
+    span = span_of_blocks(queries, bandwidth, _BOXES)
     single = single and span == _BOXES
     reach, tolerance = (6.5, 4e-6) if single else (9.0, 1e-10)
     width = bandwidth * (reach / _REACH_IN_BOXES)
@@ -137,9 +135,20 @@ def moments_nearby(
     return Moments(sums, keys.new_full((len(queries),), beyond * 1e4))
 
 
-def _num_blocks(points: Float[Tensor, "n features"], width: Float[Tensor, " features"]) -> int:
-    boxes = ((points - points.amin(dim=0)) / width).clamp(max=_MOST_BOXES).long()
-    return len(_flat(boxes, (boxes.amax(dim=0) + 1).tolist()).unique())
+def span_of_blocks(
+    queries: Float[Tensor, "m features"], width: Float[Tensor, " features"], least: int
+) -> int:
+    """How many boxes a block should be wide, so that most hold some dozens of queries.
+
+    At most 32 times the least: few queries in a block are slow, many visit pairs in vain.
+    """
+    span = least
+    while span < 32 * least:
+        boxes = ((queries - queries.amin(dim=0)) / (width * span)).clamp(max=_MOST_BOXES).long()
+        if len(_flat(boxes, (boxes.amax(dim=0) + 1).tolist()).unique()) <= 64 + len(queries) // 32:
+            break
+        span *= 2
+    return span
 
 
 def _moved(

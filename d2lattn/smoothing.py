@@ -18,13 +18,18 @@ from torch import Tensor
 
 from d2lattn.boxes import moments_in_boxes
 from d2lattn.cells import moments_in_cells, window
-from d2lattn.kernels import COMPACT_KERNELS, KernelScore
+from d2lattn.kernels import KernelScore, compare_by_kernel
 from d2lattn.masking import masked_softmax
 from d2lattn.moments import Moments, Powers, average, local_weights, powers_of
-from d2lattn.neighbours import distance_to_nearest, moments_nearby, near_pairs
+from d2lattn.neighbours import (
+    distance_to_nearest,
+    moments_nearby,
+    near_pairs,
+    span_of_blocks,
+)
 from d2lattn.streaming import stream_attention
 
-__all__ = ["Smoother", "Tick", "log_kernels", "smooth", "smooth_plainly", "sums_of_others"]
+__all__ = ["Smoother", "Tick", "smooth", "smooth_plainly", "sums_of_others"]
 
 _PAIRS_AT_ONCE = 2**16  # up to so many all pairs are the fastest way
 _PAIRS_OF_A_BLOCK = 2**18
@@ -71,36 +76,19 @@ class Smoother:
     def weights(
         self,
         scores: Float[Tensor, "m n"],
-        ways: Float[Tensor, "m n features"] | Callable[[], Float[Tensor, "m n features"]],
+        queries: Float[Tensor, "m features"],
+        keys: Float[Tensor, "n features"] | Float[Tensor, "m n features"],
         allowed: Bool[Tensor, "m n"] | None,
         sample_weight: Float[Tensor, "m n"] | Float[Tensor, " n"] | None,
     ) -> tuple[Float[Tensor, "m n"], Bool[Tensor, " m"]]:
-        """Weights of the measurements for each query, and who reaches any of them.
-
-        The ways from query to key, or a function that makes them, are for local lines.
-        """
+        """Weights of the measurements for each query, and who reaches any of them."""
         if sample_weight is not None:
             scores = scores + sample_weight.log()
         weights = masked_softmax(scores, mask=allowed)
         reached = weights.detach().sum(dim=-1) > 0
         if self.degree == 1:
-            weights = local_weights(weights, ways() if callable(ways) else ways, self.units)
+            weights = local_weights(weights, keys - queries.unsqueeze(-2), self.units)
         return weights, reached
-
-
-def log_kernels(
-    ways: Float[Tensor, "*shape features"], bandwidth: Float[Tensor, " features"], kernel: str
-) -> Float[Tensor, "*shape"]:
-    """Logarithms of product kernels, up to a constant, at differences of places.
-
-    Who is inside is decided before anything is divided: 7 / 7 loses neighbours to rounding.
-    """
-    u = ways / bandwidth
-    if kernel == "gaussian":
-        return -0.5 * u.square().sum(dim=-1)
-    density = COMPACT_KERNELS[kernel](u.clamp(-1, 1))
-    inside = (ways.abs() <= bandwidth) & (density > 0)
-    return torch.where(inside, density, 1.0).log().masked_fill(~inside, -math.inf).sum(dim=-1)
 
 
 @torch.no_grad()
@@ -265,13 +253,17 @@ def _plainly(
     """The plain formula for the queries that are left, with the keys that may count for them."""
     keys, values, weight = smoother.keys, smoother.values, smoother.sample_weight
     for some, near, allowed in _blocks(smoother, queries, left, leave_out):
-        ways = keys[near] - queries[some].unsqueeze(-2)  # (rows, near, features)
-        scores = log_kernels(ways, smoother.bandwidth, smoother.kernel)
+        q, k = queries[some], keys[near]
+        if near.ndim == 2:  # each query has keys of its own
+            pairs = compare_by_kernel(smoother.kernel, smoother.bandwidth, q.unsqueeze(-2), k)
+            scores = pairs.squeeze(-2)
+        else:
+            scores = compare_by_kernel(smoother.kernel, smoother.bandwidth, q, k)
         if leave_out:
             others = near != some.unsqueeze(-1)
             allowed = others if allowed is None else allowed & others
         near_weight = None if weight is None else weight[near]
-        weights, reached = smoother.weights(scores, ways, allowed, near_weight)
+        weights, reached = smoother.weights(scores, q, k, allowed, near_weight)
         if near.ndim == 1:
             yield some, weights @ values[near], reached
         else:
@@ -295,7 +287,9 @@ def _blocks(
                 near = first[some].unsqueeze(-1) + places
                 yield left[some], near.clamp(max=n - 1), near < last[some].unsqueeze(-1)
     elif smoother.kernel != "gaussian" and len(left) * n > _PAIRS_AT_ONCE:
-        for some, near in near_pairs(queries[left], smoother.keys, smoother.bandwidth.detach(), 1):
+        h = smoother.bandwidth.detach()
+        span = span_of_blocks(queries[left], h, 1)
+        for some, near in near_pairs(queries[left], smoother.keys, h, 1, span):
             for rows in some.split(max(1, _PAIRS_OF_A_BLOCK // max(1, len(near)))):
                 yield left[rows], near, None
     else:

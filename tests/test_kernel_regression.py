@@ -1,6 +1,7 @@
 """Nadaraya–Watson regression, against statsmodels, plain formulas and finite differences."""
 
 import copy
+import itertools
 import math
 import pickle
 import sys
@@ -142,10 +143,7 @@ def test_a_kernel_score_is_the_logarithm_of_a_product_kernel_up_to_a_constant(ke
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_project_then_compare_is_the_call(kernel):
     score, (queries, keys, _) = KernelScore(kernel, 2.0), queries_keys_values(2)
-    q, k = score.project(queries, keys)
-    close(q, queries / 2)
-    close(k, keys / 2)
-    close(score.compare(q, k), score(queries, keys))
+    close(score.compare(*score.project(queries, keys)), score(queries, keys))
 
 
 def test_gradients_of_the_gaussian_score_are_finite_differences_also_in_the_bandwidth():
@@ -383,6 +381,45 @@ def test_a_state_dict_carries_the_measurements_and_the_bandwidth_that_was_select
     assert torch.equal(other.predict(x), model.predict(x))
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("learnable", [False, True])
+def test_a_state_dict_holds_tensors_only_weights_too_and_takes_their_place(estimator, learnable):
+    x, y = measurements()
+    model = estimator(0.3, learnable=learnable).fit(x, y, x)
+    state = model.state_dict()
+    assert all(isinstance(value, Tensor) for value in state.values())
+    other = estimator(1.0, learnable=learnable)
+    other.load_state_dict(state)
+    close(other.predict(x), model.predict(x), 1e-6)  # a learnable logarithm is in float32
+    other.load_state_dict(estimator(0.3, learnable=learnable).fit(x, y).state_dict())
+    assert other.sample_weight is None
+
+
+def test_a_state_dict_of_the_first_version_still_loads():
+    x, y = measurements()
+    state = {"x": x, "y": y, "attention.score._extra_state": 0.3}
+    model = NadarayaWatson()
+    model.load_state_dict(state)
+    assert torch.equal(model.predict(x), NadarayaWatson(0.3).fit(x, y).predict(x))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("learnable", [False, True])
+def test_a_model_is_made_on_the_meta_device_and_filled_later(estimator, learnable):
+    x, y = measurements()
+    expected = estimator(0.3, learnable=learnable).fit(x, y)
+    with torch.device("meta"):
+        model = estimator(0.3, learnable=learnable)
+    model.load_state_dict(expected.state_dict(), assign=True)
+    assert torch.equal(model.predict(x), expected.predict(x))
+
+
+def test_a_call_is_a_prediction():
+    x, y = measurements()
+    model = NadarayaWatson(0.3).fit(x, y)
+    assert torch.equal(model(x), model.predict(x))
+
+
 # --- leaving one out ---
 
 
@@ -547,10 +584,13 @@ def test_transforms_see_through_the_estimators_at_every_size(estimator, either_w
     close(torch.func.vmap(model.predict)(batch), torch.stack([model.predict(b) for b in batch]))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("kernel", ["gaussian", "triangular"])
-@pytest.mark.parametrize("learnable", [False, True])
-@pytest.mark.parametrize("features", [1, 2])
+@pytest.mark.parametrize(
+    ("estimator", "kernel", "learnable", "features"),
+    [
+        *itertools.product(ESTIMATORS, ["gaussian", "triangular"], [False, True], [1]),
+        *itertools.product([NadarayaWatson], ["gaussian", "triangular"], [False], [2]),
+    ],
+)
 def test_no_matrix_of_all_pairs_is_held(estimator, kernel, learnable, features):
     n = 3000
     x = normal(n, features)
@@ -586,7 +626,7 @@ def test_progress_is_shown_when_it_is_asked_for(progress, capsys, either_way):
 
 def test_progress_without_tqdm_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(ImportError, match=r"progress=True needs tqdm.*pip install tqdm"):
+    with pytest.raises(ModuleNotFoundError, match=r"tqdm.auto must be installed.*pip install"):
         NadarayaWatson(0.3).fit(*measurements(30)).predict(torch.ones(1).double(), progress=True)
 
 
