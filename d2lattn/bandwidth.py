@@ -91,15 +91,18 @@ def _without_copies(smoother: Smoother) -> Tensor:
     parts = [smoother.keys, smoother.values]
     if smoother.sample_weight is not None:
         parts.append(smoother.sample_weight.unsqueeze(-1))
-    _, which, copies = torch.cat(parts, dim=-1).unique(
-        dim=0, return_inverse=True, return_counts=True
-    )
+    rows = torch.cat(parts, dim=-1)
+    number = torch.arange(len(rows), device=rows.device)
+    order = number.clone()
+    for column in rows.T.flip(0):
+        order = order[column[order].argsort(stable=True)]
+    rows = rows[order]
+    starts = torch.cat([number[:1] == 0, (rows[1:] != rows[:-1]).any(dim=-1)])
+    copies = number[starts].diff(append=number.new_tensor([len(rows)]))
     least = int(copies.min())
     if least == 1:
-        return torch.arange(len(which), device=which.device)
-    order = which.argsort(stable=True)
-    number = torch.arange(len(which), device=which.device)
-    number -= (copies.cumsum(0) - copies).repeat_interleave(copies)
+        return number
+    number = number - number[starts].repeat_interleave(copies)
     return order[number < (copies // least).repeat_interleave(copies)].sort().values
 
 

@@ -64,8 +64,12 @@ def moments_in_boxes(
         return None
     of_keys = _flat([axis.keys for axis in axes], boxes)
     coefficients = values.new_zeros(math.prod(boxes), *(terms,) * features, channels)
+    expanded = []
     for group in groups_of(of_keys):
-        _expand(coefficients, group, [axis.keys_at for axis in axes], values)
+        basis = [_polynomials(axis.keys_at[group.points], terms) for axis in axes]
+        _expand(coefficients, group, basis, values)
+        if queries is keys and len(keys) <= _MOST_NUMBERS // terms:
+            expanded.append((group, basis))
     coefficients = coefficients.unflatten(0, boxes)
     near = coefficients[(...,) + (0,) * features + (0,)]
     for feature, axis in enumerate(axes):
@@ -79,8 +83,11 @@ def moments_in_boxes(
     there = torch.stack([done[power] for power in powers], dim=-2).flatten(0, features - 1)
     of_queries = _flat([axis.queries for axis in axes], boxes)
     read = values.new_empty(len(queries), len(powers) * channels)
-    for group in groups_of(of_queries):
-        _read(read, group, [axis.queries_at for axis in axes], there.flatten(-2))
+    for group, basis in expanded or (
+        (group, [_polynomials(axis.queries_at[group.points], terms) for axis in axes])
+        for group in groups_of(of_queries)
+    ):
+        _read(read, group, basis, there.flatten(-2))
     sums = read.unflatten(-1, (len(powers), channels)).unbind(1)
     return Moments(dict(zip(powers, sums, strict=True)), near.flatten()[of_queries])
 
@@ -129,14 +136,10 @@ def _polynomials(at: Float[Tensor, "*shape points"], terms: int) -> Tensor:
     return found
 
 
-def _expand(
-    coefficients: Tensor, group: Group, at: Sequence[Float[Tensor, " n"]], values: Tensor
-) -> None:
+def _expand(coefficients: Tensor, group: Group, basis: Sequence[Tensor], values: Tensor) -> None:
     """Add the sums over the group's keys of polynomials times values, box by box."""
-    terms = coefficients.shape[1]
-    basis = [_polynomials(x[group.points], terms) for x in at]
     some = values[group.points] * group.there.unsqueeze(-1)  # (boxes, points, channels)
-    if len(at) == 1:
+    if len(basis) == 1:
         found = basis[0] @ some
     else:
         parts = [(basis[0] * v.unsqueeze(-2)) @ basis[1].mT for v in some.unbind(-1)]
@@ -144,19 +147,16 @@ def _expand(
     coefficients.index_add_(0, group.which, found)
 
 
-def _read(
-    read: Tensor, group: Group, at: Sequence[Float[Tensor, " m"]], coefficients: Tensor
-) -> None:
+def _read(read: Tensor, group: Group, basis: Sequence[Tensor], coefficients: Tensor) -> None:
     """Write the expansions of the group's boxes at its queries."""
     terms = coefficients.shape[1]
-    basis = [_polynomials(x[group.points], terms) for x in at]
     there = coefficients[group.which]  # (boxes, terms..., numbers)
-    if len(at) == 1:
+    if len(basis) == 1:
         found = basis[0].mT @ there
     else:
         rows = (basis[1].mT @ there.movedim(1, 2).flatten(2)).unflatten(-1, (terms, -1))
         found = (rows * basis[0].mT.unsqueeze(-1)).sum(dim=2)
-    read[group.points[group.there]] = found[group.there]
+    group.write(read, found)
 
 
 def _translate(coefficients: Tensor, feature: int, axis: _Axis, power: int) -> Tensor:

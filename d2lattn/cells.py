@@ -103,16 +103,16 @@ class _Cells:
         self.origin = keys[self.first]
         self.up_to = values.new_empty(len(keys), (order + 1) * self.channels)
         self.down_to = torch.empty_like(self.up_to)
-        for which, points, there in groups_of(self.cell, most=None):
+        for group in groups_of(self.cell, most=None):
+            which, points, there = group
             way = ((keys[points] - self.origin[which].unsqueeze(-1)) / h).unsqueeze(-1)
             powers = [values[points] * there.unsqueeze(-1)]
             for _ in range(order):
                 powers.append(powers[-1] * way)
             table = torch.cat(powers, dim=-1)  # (cells, points, powers * channels)
-            rows, up = points[there], table.cumsum(dim=1)
-            self.up_to[rows] = up[there]
+            group.write(self.up_to, table.cumsum(dim=1))
             # Padding is 0 and comes last, so that it adds nothing on the way back either.
-            self.down_to[rows] = table.flip(1).cumsum(dim=1).flip(1)[there]
+            group.write(self.down_to, table.flip(1).cumsum(dim=1).flip(1))
 
     def sums(
         self, queries: Float[Tensor, " m"], first: Int[Tensor, " m"], last: Int[Tensor, " m"]

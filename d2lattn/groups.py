@@ -19,6 +19,12 @@ class Group(NamedTuple):
     points: Int[Tensor, "boxes points"]
     there: Bool[Tensor, "boxes points"]
 
+    def write(self, to: Tensor, numbers: Tensor) -> None:
+        """Numbers of the points, ``(boxes, points, ...)``, to their rows of ``to``."""
+        kept = self.there.flatten().nonzero().squeeze(-1)
+        rows = self.points.flatten().index_select(0, kept)
+        to.index_copy_(0, rows, numbers.flatten(0, 1).index_select(0, kept))
+
 
 def groups_of(box: Int[Tensor, " n"], *, most: int | None = 1024) -> Iterator[Group]:
     """All points once, in linear memory however unequal the boxes are.

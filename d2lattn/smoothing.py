@@ -224,12 +224,12 @@ def _in_order(
     smoother: Smoother, queries: Float[Tensor, "m 1"], leave_out: bool
 ) -> tuple[Smoother, Float[Tensor, "m 1"], Int[Tensor, " m"]]:
     """Everything sorted along the line, and the way back."""
-    by_key, by_query = _order(smoother.keys), _order(queries)
-    if leave_out:
-        by_query = by_key
+    by_key = _order(smoother.keys)
+    by_query = by_key if leave_out else _order(queries)
     back = torch.empty_like(by_query)
     back[by_query] = torch.arange(len(back), device=back.device)
-    return smoother.of(by_key), queries[by_query], back
+    smoother = smoother.of(by_key)
+    return smoother, smoother.keys if leave_out else queries[by_query], back
 
 
 def _order(points: Float[Tensor, "n 1"]) -> Int[Tensor, " n"]:
@@ -277,6 +277,8 @@ def _blocks(
 ]:
     """Some queries at a time, with the keys near all of them, or near each, who are allowed."""
     n, features = smoother.keys.shape
+    if len(left) == 0:
+        return
     if features == 1:
         first, last = _within_reach(smoother, queries, left, leave_out)
         widths = torch.frexp((last - first).double()).exponent  # alike: within a factor of two
