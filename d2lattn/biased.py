@@ -46,7 +46,7 @@ class OnTop(Score):
         """The scores of a block, changed."""
         raise NotImplementedError
 
-    def change_of_now(self) -> tuple[Change, tuple[Tensor, ...], bool] | None:
+    def change_of_now(self, device: torch.device) -> tuple[Change, tuple[Tensor, ...], bool] | None:
         """The same with the tensors of this moment; those; whether there may be others."""
         return self.change, (), False
 
@@ -84,7 +84,7 @@ class OnTop(Score):
         """Those of the score below, changed."""
         if not isinstance(self.score, Score) or not knows(self, "change_of_now", of="change"):
             return None
-        below, found = pairs_of(self.score, q, k), self.change_of_now()
+        below, found = pairs_of(self.score, q, k), self.change_of_now(q.device)
         if below is None or found is None:
             return None
         change, tensors, unknown = found
@@ -156,16 +156,14 @@ class Biased(OnTop):
         """The bias of the block added."""
         return _add(self.bias, scores, block)
 
-    def change_of_now(self) -> tuple[Change, tuple[Tensor, ...], bool] | None:
+    def change_of_now(self, device: torch.device) -> tuple[Change, tuple[Tensor, ...], bool] | None:
         """With the tensor, or the module's tensors, of this moment."""
         bias = self.bias
         if isinstance(bias, Tensor):
             return partial(_add, bias), (bias,), False
         if not isinstance(bias, nn.Module):
             return partial(_add, bias), (), True
-        position = torch.zeros(1, 1, dtype=torch.long)
-        for tensor in tensors_of(bias).values():
-            position = position.to(tensor.device)
+        position = torch.zeros(1, 1, dtype=torch.long, device=device)
         if is_hooked_inside(bias) or tried([partial(bias, position, position)], bias) is None:
             return None
         named = tensors_of(bias)
@@ -234,7 +232,7 @@ class SoftCapped(OnTop):
         """Bent towards the cap."""
         return self.cap * (scores / self.cap).tanh()
 
-    def change_of_now(self) -> tuple[Change, tuple[Tensor, ...], bool]:
+    def change_of_now(self, device: torch.device) -> tuple[Change, tuple[Tensor, ...], bool]:
         """With the cap of this moment."""
         cap = self.cap
         return lambda scores, _: cap * (scores / cap).tanh(), (), False

@@ -380,14 +380,18 @@ def register_tree(kind: type[Any]) -> None:
         vars(made).update(dict(zip(kind.parts, tensors, strict=True)), **dict(rest))
         return made
 
+    def rest(mask: Any) -> tuple[tuple[str, Any], ...]:
+        return tuple((name, x) for name, x in vars(mask).items() if name not in kind.parts)
+
     pytree.register_pytree_node(
         kind,
-        lambda mask: (
-            [getattr(mask, name) for name in kind.parts],
-            tuple((name, x) for name, x in vars(mask).items() if name not in kind.parts),
-        ),
+        lambda mask: ([getattr(mask, name) for name in kind.parts], rest(mask)),
         make,
         serialized_type_name=f"d2lattn.{kind.__name__}",
+        flatten_with_keys_fn=lambda mask: (
+            [(pytree.GetAttrKey(name), getattr(mask, name)) for name in kind.parts],
+            rest(mask),
+        ),
     )
 
 
