@@ -145,6 +145,20 @@ def statsmodels_bandwidth(x: Tensor, y: Tensor) -> float:
     return float(KernelReg(y.numpy(), x.numpy(), "c", reg_type="lc", bw="cv_ls").bw[0])
 
 
+def statsmodels_bandwidths(x: Tensor, y: Tensor) -> Tensor:
+    """The same for several features, one bandwidth for each."""
+    from statsmodels.nonparametric.kernel_regression import KernelReg
+
+    kinds = "c" * x.shape[1]
+    return torch.as_tensor(KernelReg(y.numpy(), x.numpy(), kinds, reg_type="lc", bw="cv_ls").bw)
+
+
+def blocked_cdist(queries: Tensor, keys: Tensor, values: Tensor, bandwidth: float) -> Tensor:
+    """Gaussian kernel regression in space, 1000 queries at a time against all keys."""
+    scores = (-0.5 * (torch.cdist(some, keys) / bandwidth) ** 2 for some in queries.split(1000))
+    return torch.cat([torch.softmax(block, dim=-1) @ values for block in scores])
+
+
 def floor(function: Callable[..., Tensor], elements: int) -> Callable[[], None]:
     """The function of so many elements, in pieces that stay in cache: no more than it must be."""
     piece = torch.linspace(-3.0, 0.0, min(PIECE, elements))

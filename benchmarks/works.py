@@ -21,6 +21,7 @@ from d2lattn import (
     Biased,
     DotProductAttention,
     DotProductScore,
+    LocalLinear,
     Mask,
     NadarayaWatson,
     Score,
@@ -205,10 +206,93 @@ def compact(length: int = 1_000_000, share: float = 0.01) -> Contestants:
     return {OURS: lambda: model.predict(queries)}
 
 
+def windows(
+    length: int = 1_000_000, kernel: str = "epanechnikov", share: float = 0.01
+) -> Contestants:
+    """A compact kernel that reaches this share of the points, and one sort of as many numbers."""
+    x, y = _measurements(length)
+    queries, numbers = torch.linspace(0, 5, length), x.double()
+    model = NadarayaWatson(5 * share / 2, kernel).fit(x, y)
+    return {OURS: lambda: model.predict(queries), "sort": lambda: _silently(numbers.sort)}
+
+
+def candidates(length: int = 100_000, count: int = 30) -> Contestants:
+    """Leave-one-out losses of so many bandwidths, and as many `exp` of 50 numbers a point."""
+    x, y = (numbers.double() for numbers in _measurements(length))
+    grid = torch.logspace(-1, 0, count).tolist()
+    model = NadarayaWatson().fit(x, y)
+    numbers = torch.rand(50 * length, dtype=torch.float64)
+    out = torch.empty_like(numbers)
+
+    def exponentials() -> None:
+        for _ in grid:
+            torch.exp(numbers, out=out)
+
+    return {OURS: lambda: float(model.select_bandwidth(grid).bandwidth), "exp": exponentials}
+
+
+def listed(length: int = 20_000, kernel: str = "gaussian") -> Contestants:
+    """The default search for one bandwidth in a list, and for a number."""
+    x, y = (numbers.double() for numbers in _measurements(length))
+    as_list, as_number = (NadarayaWatson(h, kernel).fit(x, y) for h in ([1.0], 1.0))
+    return {
+        OURS: lambda: float(as_list.select_bandwidth().bandwidth),
+        "number": lambda: float(as_number.select_bandwidth().bandwidth),
+    }
+
+
+def space(length: int = 20_000, features: int = 2, bandwidth: float = 0.05) -> Contestants:
+    """Gaussian kernel regression in the unit cube, on as many points as there are queries."""
+    generator = torch.Generator().manual_seed(0)
+    x, queries = torch.rand(2, length, features, generator=generator)
+    y = x.sum(dim=-1).sin()
+    model = NadarayaWatson(bandwidth).fit(x, y)
+    return {
+        OURS: lambda: model.predict(queries),
+        "blocked softmax": lambda: peers.blocked_cdist(queries, x, y, bandwidth),
+    }
+
+
+def selection_in_a_plane(length: int = 400) -> Contestants:
+    """One bandwidth for each of two features: the leave-one-out loss that is reached."""
+    generator = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(length, 2, generator=generator).double() for _ in range(2))
+    y = (2 * x[:, 0]).sin() + 0.3 * x[:, 1] + 0.3 * noise[:, 0]
+
+    def loss(bandwidth: Tensor) -> float:
+        return float(NadarayaWatson(bandwidth).fit(x, y).loo_residuals().square().mean())
+
+    model = NadarayaWatson([1.0, 1.0]).fit(x, y)
+    return {
+        OURS: lambda: loss(model.select_bandwidth().bandwidth),
+        "statsmodels": lambda: loss(peers.statsmodels_bandwidths(x, y)),
+    }
+
+
+def local_line(length: int = 100_000, bandwidth: float = 0.2) -> Contestants:
+    """Local lines on as many points as there are queries, and local averages."""
+    x, y = _measurements(length)
+    queries = torch.linspace(0, 5, length)
+    line = LocalLinear(bandwidth).fit(x, y)
+    average = NadarayaWatson(bandwidth).fit(x, y)
+    return {
+        OURS: lambda: line.predict(queries),
+        "average": lambda: _silently(lambda: average.predict(queries)),
+    }
+
+
 WORKS: dict[str, Callable[..., Contestants]] = {
     work.__name__: work
-    for work in (dot_product, small, masked, additive, gaussian, bandwidth, compact)
+    for work in (
+        *(dot_product, small, masked, additive, gaussian, bandwidth, compact),
+        *(windows, candidates, listed, space, selection_in_a_plane, local_line),
+    )
 }
+
+
+def _silently(run: Callable[[], Any]) -> None:
+    """A floor, whose result is another thing than ours."""
+    run()
 
 
 def _finish(*asked: Tensor, backward: bool) -> Callable[[Tensor], Any]:

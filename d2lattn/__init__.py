@@ -11,7 +11,7 @@ from d2lattn.dot_product import (
     bilinear_score,
     dot_product_score,
 )
-from d2lattn.kernel_regression import NadarayaWatson
+from d2lattn.kernel_regression import LocalLinear, NadarayaWatson
 from d2lattn.kernels import GaussianScore, KernelScore, gaussian_score, log_kernel
 from d2lattn.masking import causal_mask, length_mask, masked_softmax
 from d2lattn.masks import Mask
@@ -31,6 +31,7 @@ __all__ = [
     "DotProductScore",
     "GaussianScore",
     "KernelScore",
+    "LocalLinear",
     "Mask",
     "NadarayaWatson",
     "Score",

@@ -1,158 +1,230 @@
-"""Choosing a bandwidth: leave-one-out losses, and where to look for the least."""
+"""Choosing a bandwidth: leave-one-out losses, where to look for the least, and the search."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from d2lattn.kernels import Bandwidth, check_bandwidth
+from d2lattn.losses import LeaveOneOut
 from d2lattn.neighbours import distance_to_nearest
+from d2lattn.smoothing import Smoother, Tick
 
-__all__ = [
-    "Choice",
-    "Losses",
-    "gaussian_losses",
-    "least",
-    "minimise",
-    "minimise_by_feature",
-    "reach_of_a_gaussian",
-    "sensible_range",
-    "without_copies",
-]
-
-_PAIRS_OF_A_TILE = 2**18
-
-
-def without_copies(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The data, or the smaller set of which they are exact copies."""
-    rows, copies = torch.cat([x, y], dim=-1).unique(dim=0, return_counts=True)
-    if int(copies.min()) == 1:
-        return x, y
-    rows = rows.repeat_interleave(copies // copies.min(), dim=0)
-    return rows[:, : x.shape[-1]], rows[:, x.shape[-1] :]
-
-
-def sensible_range(x: Float[Tensor, "n features"]) -> tuple[float, float]:
-    """From less than the distance of close neighbours to much more than that of the farthest."""
-    points = x.unique(dim=0)
-    if points.shape[-1] == 1:
-        gaps = distance_to_nearest(points.squeeze(-1), points.squeeze(-1), leave_out=True)
-    else:
-        gaps = torch.stack([_gap_to_nearest(points, i) for i in range(len(points))])
-    extent = (points.amax(dim=0) - points.amin(dim=0)).amax()
-    return float(gaps.quantile(0.1)) / 4, float(extent) * 10
-
-
-def _gap_to_nearest(points: Float[Tensor, "n features"], i: int) -> Float[Tensor, ""]:
-    gaps = (points - points[i]).abs().amax(dim=-1)
-    return gaps[gaps > 0].amin()
-
-
-class Choice(NamedTuple):
-    loss: float
-    bandwidth: Tensor
-
+__all__ = ["select"]
 
 Losses = Callable[[Sequence[Tensor]], list[float]]
 
 
-def least(losses: Losses, grid: Sequence[Tensor]) -> Choice:
+class Choice(NamedTuple):
+    loss: float
+    bandwidth: Float[Tensor, "..."]
+
+
+def select(
+    smoother: Smoother,
+    ndim: int,
+    candidates: Iterable[Bandwidth] | Tensor | None = None,
+    tick: Tick | None = None,
+) -> Float[Tensor, "..."]:
+    """The bandwidth with the least leave-one-out loss, or the best of the candidates.
+
+    With ``ndim`` 0 it is a number, with 1 one number for each feature. Raises as
+    :meth:`d2lattn.NadarayaWatson.select_bandwidth`.
+    """
+    smoother = _worth_a_choice(smoother)
+    losses = LeaveOneOut(smoother, tick)
+    points = smoother.keys
+    if candidates is not None:
+        best = _least(losses, _check_candidates(candidates, points.shape[1]))
+    elif ndim == 0 or points.shape[1] == 1:
+        best = _minimise(losses, *_sensible_range(points))
+        best = Choice(best.loss, best.bandwidth.expand((1,) * ndim))
+    else:
+        best = _minimise_by_feature(losses, points)
+    if math.isinf(best.loss):
+        raise ValueError(
+            f"candidates must reach from each point to another; with the {smoother.kernel} "
+            f"kernel even {best.bandwidth.tolist()} leaves a point without neighbours"
+        )
+    return best.bandwidth.clone()
+
+
+def _worth_a_choice(smoother: Smoother) -> Smoother:
+    """The measurements that count, thinned out, on a line in order; or an error that says why no
+    bandwidth can be chosen by them."""
+    if smoother.sample_weight is not None:
+        smoother = smoother.of(smoother.sample_weight > 0)
+    smoother = smoother.of(_without_copies(smoother))
+    if smoother.keys.shape[1] == 1:
+        smoother = smoother.of(smoother.keys.squeeze(-1).argsort(stable=True))
+    if len(smoother.keys) < 3:
+        raise ValueError(
+            f"x must hold at least 3 different measurements to select a bandwidth; "
+            f"got {len(smoother.keys)}"
+        )
+    for name, data in (("x", smoother.keys), ("y", smoother.values)):
+        if bool((data == data[0]).all()):
+            raise ValueError(
+                f"{name} must vary to select a bandwidth; got only {data[0].tolist()}, "
+                "for which every bandwidth is as good as any other"
+            )
+    return smoother
+
+
+def _check_candidates(candidates: Iterable[Bandwidth] | Tensor, features: int) -> list[Tensor]:
+    if not isinstance(candidates, Iterable) or getattr(candidates, "ndim", 1) == 0:
+        raise TypeError(f"candidates must be several bandwidths; got {candidates!r}")
+    grid = [
+        check_bandwidth(f"candidates[{i}]", h, features).detach().double()
+        for i, h in enumerate(candidates)
+    ]
+    if not grid:
+        raise ValueError("candidates must hold at least one bandwidth; got none")
+    return grid
+
+
+def _without_copies(smoother: Smoother) -> Tensor:
+    """Which measurements make the smaller set of which all are exact copies."""
+    parts = [smoother.keys, smoother.values]
+    if smoother.sample_weight is not None:
+        parts.append(smoother.sample_weight.unsqueeze(-1))
+    rows = torch.cat(parts, dim=-1)
+    number = torch.arange(len(rows), device=rows.device)
+    order = number.clone()
+    for column in rows.T.flip(0):
+        order = order[column[order].argsort(stable=True)]
+    rows = rows[order]
+    starts = torch.cat([number[:1] == 0, (rows[1:] != rows[:-1]).any(dim=-1)])
+    copies = number[starts].diff(append=number.new_tensor([len(rows)]))
+    least = int(copies.min())
+    if least == 1:
+        return number
+    number = number - number[starts].repeat_interleave(copies)
+    return order[number < (copies // least).repeat_interleave(copies)].sort().values
+
+
+def _sensible_range(points: Float[Tensor, "n features"]) -> tuple[float, float]:
+    """From less than the distance of close neighbours to much more than that of the farthest."""
+    points = points.unique(dim=0)
+    if points.shape[1] == 1:
+        gaps = distance_to_nearest(points.squeeze(-1), points.squeeze(-1), leave_out=True)
+    else:  # of some: all would take all pairs
+        some = points[torch.linspace(0, len(points) - 1, min(len(points), 200)).long()]
+        gaps = torch.stack([_gap_to_nearest(points, point) for point in some])
+    extent = (points.amax(dim=0) - points.amin(dim=0)).amax()
+    return float(gaps.quantile(0.1)) / 4, float(extent) * 10
+
+
+def _gap_to_nearest(points: Tensor, point: Float[Tensor, " features"]) -> Float[Tensor, ""]:
+    gaps = (points - point).abs().amax(dim=-1)
+    return gaps[gaps > 0].amin()
+
+
+def _least(losses: Losses, grid: Sequence[Tensor]) -> Choice:
     found = losses(grid)
     best = min(range(len(grid)), key=found.__getitem__)
     return Choice(found[best], grid[best])
 
 
-def minimise(losses: Losses, low: float, high: float, *, start: int = 40, zoom: int = 8) -> Choice:
-    """Minimum over a geometric grid that is then made finer, again and again, around its best."""
-    grid = torch.logspace(math.log10(low), math.log10(high), start, dtype=torch.float64)
-    for _ in range(zoom):
-        found = losses(list(grid))
-        best = min(range(len(grid)), key=found.__getitem__)
-        around = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
-        grid = torch.logspace(math.log10(around[0]), math.log10(around[1]), 9, dtype=torch.float64)
-    return least(losses, list(grid))
-
-
-def minimise_by_feature(
-    losses: Losses, points: Float[Tensor, "n features"], *, sweeps: int = 5
+def _minimise(
+    losses: Losses, low: float, high: float, *, start: int = 60, valleys: int = 3, zoom: int = 8
 ) -> Choice:
-    """One common factor of the spreads first, then each feature in turn until nothing moves."""
-    spread = points.std(dim=0)
+    """Minimum over a geometric grid that is made finer, again and again, in its best valleys."""
+    grid = _geometric(low, high, start)
+    found = losses(list(grid))
+    padded = [math.inf, *found, math.inf]
+    bottoms = [i for i in range(start) if padded[i] >= padded[i + 1] <= padded[i + 2]]
+    best = Choice(found[0], grid[0])
+    for i in sorted(bottoms, key=found.__getitem__)[:valleys]:
+        around, there = grid, i
+        for _ in range(zoom):
+            lower, upper = around[max(0, there - 1)], around[min(len(around) - 1, there + 1)]
+            around = _geometric(float(lower), float(upper), 9)
+            values = losses(list(around))
+            there = min(range(9), key=values.__getitem__)
+            best = min(best, Choice(values[there], around[there]), key=lambda choice: choice.loss)
+            if max(values) <= min(values) * (1 + 1e-13):
+                break
+    return best
+
+
+def _geometric(low: float, high: float, num: int) -> Float[Tensor, " num"]:
+    return torch.logspace(math.log10(low), math.log10(high), num, dtype=torch.float64)
+
+
+def _minimise_by_feature(losses: LeaveOneOut, points: Float[Tensor, "n features"]) -> Choice:
+    """A common factor of the spreads, then each feature in turn, then all of them at once."""
+    spread = points.quantile(0.75, dim=0) - points.quantile(0.25, dim=0)  # stray values or not
+    spread = torch.where(spread > 0, spread, points.std(dim=0))
     spread = torch.where(spread > 0, spread, 1.0)
 
     def of_factors(factors: Sequence[Tensor]) -> list[float]:
         return losses([factor * spread for factor in factors])
 
-    best = minimise(of_factors, *sensible_range(points / spread), zoom=2)
-    best = Choice(best.loss, best.bandwidth * spread)
+    low, _ = _sensible_range(points / spread)
+    best = _minimise(of_factors, low, 100.0, start=24, valleys=1, zoom=1)
+    starts = [Choice(best.loss, best.bandwidth * spread)]
+    best = starts[0]
+    for _ in range(2):
+        for feature in range(len(spread)):
+            grid = [best.bandwidth.clone() for _ in range(12)]
+            for h, value in zip(grid, _geometric(0.02, 50.0, 12), strict=True):
+                h[feature] = value * spread[feature]
+            best = min(best, _least(losses, grid), key=lambda choice: choice.loss)
+    starts.append(best)
+    if losses.is_smooth:
+        starts = [_polish(losses, start) for start in starts]
+    else:  # steps and kinks: no slope to follow
+        starts = [_in_turn(losses, start) for start in starts]
+    return min(starts, key=lambda choice: choice.loss)
+
+
+def _polish(losses: LeaveOneOut, start: Choice) -> Choice:
+    """Quasi-Newton steps on the logarithms of the bandwidths, with the exact gradient."""
+    if not 0 < start.loss < math.inf:
+        return start
+    log_h = start.bandwidth.log().requires_grad_()
+    best = start
+    steps = torch.optim.LBFGS(
+        [log_h], max_iter=60, tolerance_grad=1e-9, tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> float:
+        nonlocal best
+        h = log_h.detach().exp()
+        if not bool(((log_h - start.bandwidth.log()).abs() < 20).all()):  # a step into nowhere
+            log_h.grad = torch.zeros_like(log_h)
+            return 1e9
+        loss, slope = losses.with_gradient(h)
+        best = min(best, Choice(loss, h), key=lambda choice: choice.loss)
+        log_h.grad = slope / start.loss
+        return loss / start.loss
+
+    steps.step(closure)
+    return best
+
+
+def _in_turn(losses: Losses, best: Choice, *, sweeps: int = 5) -> Choice:
+    """Each feature in turn, until nothing moves."""
     for _ in range(sweeps):
         before = best.loss
-        for feature in range(len(spread)):
+        for feature in range(len(best.bandwidth)):
 
             def along(
                 values: Sequence[Tensor], h: Tensor = best.bandwidth, feature: int = feature
             ) -> list[float]:
-                return losses([h.index_fill(0, torch.tensor(feature), float(v)) for v in values])
+                which = torch.tensor(feature)
+                return losses([h.index_fill(0, which, float(value)) for value in values])
 
-            extent = float(points[:, feature].amax() - points[:, feature].amin()) or 1.0
-            found = minimise(along, extent * 1e-3, extent * 10, start=20, zoom=5)
-            index = torch.tensor(feature)
-            h = best.bandwidth.index_fill(0, index, float(found.bandwidth))
-            best = Choice(found.loss, h)
+            here = float(best.bandwidth[feature])
+            found = _minimise(along, here / 30, here * 30, start=20, valleys=1, zoom=5)
+            if found.loss < best.loss:
+                h = best.bandwidth.index_fill(0, torch.tensor(feature), float(found.bandwidth))
+                best = Choice(found.loss, h)
         if best.loss > before * (1 - 1e-6):
             break
     return best
-
-
-@torch.no_grad()
-def gaussian_losses(
-    x: Float[Tensor, "n features"],
-    y: Float[Tensor, "n outputs"],
-    bandwidths: Sequence[Tensor],
-    tick: Callable[[float], Any],
-) -> list[float]:
-    """Mean squared leave-one-out residuals, from distances that serve all the bandwidths.
-
-    Kernels over their sum, without a maximum; nan for a bandwidth where the sum is too small
-    for that anywhere. A pair is visited once, in one dimension only if it is in reach.
-    """
-    n = len(x)
-    factors = [-0.5 / float(h) ** 2 for h in bandwidths]
-    reach = [math.inf] * len(bandwidths)
-    if x.shape[-1] == 1:
-        order = x.squeeze(-1).argsort()
-        x, y = x[order], y[order]
-        line = x.squeeze(-1)
-        nearest = distance_to_nearest(line, line, leave_out=True).amax()
-        reach = [math.hypot(float(nearest), float(h) * reach_of_a_gaussian(n)) for h in bandwidths]
-    tiny = torch.finfo(x.dtype).tiny
-    lowest = math.log(tiny) + 2.0  # so that no kernel is a denormal number
-    values = torch.cat([y - y.mean(dim=0), torch.ones_like(y[:, :1])], dim=-1).T.contiguous()
-    sums = x.new_zeros(len(bandwidths), *values.shape)
-    num_rows = max(1, _PAIRS_OF_A_TILE // n)
-    for start in range(0, n, num_rows):
-        stop = min(start + num_rows, n)
-        squares = x.new_zeros(())
-        for feature in x.T:
-            squares = squares + (feature[start:stop, None] - feature[start:]).square_()
-        squares.fill_diagonal_(math.inf)
-        for total, factor, far in zip(sums, factors, reach, strict=True):
-            if math.isfinite(far):
-                last = int(torch.searchsorted(line, line[stop - 1] + far, right=True))
-                exponents = squares[:, : last - start] * factor
-            else:
-                last, exponents = n, (squares * factor).clamp_(min=lowest)
-            kernels = exponents.exp_()
-            total[:, start:stop] += values[:, start:last] @ kernels.T
-            total[:, stop:last] += values[:, start:stop] @ kernels[:, stop - start :]
-        tick((stop - start) / n)
-    residuals = values[:-1] - sums[:, :-1] / sums[:, -1:]
-    losses = residuals.square().mean(dim=(1, 2))
-    return losses.masked_fill((sums[:, -1] < math.sqrt(tiny)).any(dim=-1), math.nan).tolist()
-
-
-def reach_of_a_gaussian(n: int, digits: float = 37.0) -> float:
-    """In bandwidths: beyond, n Gaussian kernels together weigh e^-digits of the nearest one."""
-    return math.sqrt(2 * (math.log(n) + digits))

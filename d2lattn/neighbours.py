@@ -1,60 +1,166 @@
-"""Which points of a line are near which: so that only pairs that count are visited."""
+"""Who is near whom: on a line by order, in space by boxes; Gaussian sums over near pairs only."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Window", "cover", "distance_to_nearest"]
+from d2lattn.groups import groups_of
+from d2lattn.moments import Moments, Powers
 
+__all__ = ["distance_to_nearest", "moments_nearby", "near_pairs", "runs", "span_of_blocks"]
 
-class Window(NamedTuple):
-    """Some queries that lie together (rows), and the keys that any of them reaches (columns)."""
-
-    rows: slice
-    columns: slice
-
-
-def cover(
-    queries: Float[Tensor, " queries"],
-    keys: Float[Tensor, " keys"],
-    reach: Float[Tensor, " queries"],
-    span: float,
-    rows: int,
-) -> Iterator[Window]:
-    r"""Cover all pairs with :math:`|q_i - k_j| \le \mathrm{reach}_i`, and not many others.
-
-    Parameters
-    ----------
-    queries, keys
-        Sorted coordinates.
-    reach
-        How far each query sees.
-    span
-        Queries of one window are at most so far apart, if they are more than ``rows``.
-    rows
-        The least number of queries in a window, but for the last.
-    """
-    start = 0
-    while start < len(queries):
-        stop = int(torch.searchsorted(queries, queries[start] + span, right=True))
-        stop = min(max(stop, start + rows), len(queries))
-        far = reach[start:stop].amax()
-        first = int(torch.searchsorted(keys, queries[start] - far))
-        last = int(torch.searchsorted(keys, queries[stop - 1] + far, right=True))
-        yield Window(slice(start, stop), slice(first, last))
-        start = stop
+_PAIRS_AT_ONCE = 2**18
+_MOST_BOXES = 2**16  # along an axis
+_REACH_IN_BOXES = 6
+_BOXES = 3  # of a block of queries, along an axis
 
 
 def distance_to_nearest(
     queries: Float[Tensor, " queries"], keys: Float[Tensor, " keys"], *, leave_out: bool = False
 ) -> Float[Tensor, " queries"]:
-    """How far the nearest key is; to leave out is the own key of queries that are the keys."""
-    at = torch.searchsorted(keys, queries) if not leave_out else torch.arange(len(keys))
+    """How far the nearest sorted key is; to leave out is the own key of queries that are the
+    keys."""
+    own = torch.arange(len(keys), device=keys.device)
+    at = own if leave_out else torch.searchsorted(keys, queries)
     below, above = at - 1, at + leave_out
     last = len(keys) - 1
     to_below = (queries - keys[below.clamp(0, last)]).masked_fill(below < 0, torch.inf)
     to_above = (keys[above.clamp(0, last)] - queries).masked_fill(above > last, torch.inf)
     return torch.minimum(to_below, to_above)
+
+
+def runs(first: Int[Tensor, "*runs"], last: Int[Tensor, "*runs"]) -> Int[Tensor, " indices"]:
+    """The numbers from each first up to, not including, its last, one run after the other."""
+    first = first.flatten()
+    length = (last.flatten() - first).clamp(min=0)
+    before = length.cumsum(0) - length
+    total = int(length.sum())
+    return (first - before).repeat_interleave(length) + torch.arange(total, device=first.device)
+
+
+def near_pairs(
+    queries: Float[Tensor, "m features"],
+    keys: Float[Tensor, "n features"],
+    width: Float[Tensor, " features"],
+    reach: int,
+    span: int = 1,
+) -> Iterator[tuple[Int[Tensor, " some"], Int[Tensor, " near"]]]:
+    """Queries that share a block of boxes, and all keys at most ``reach`` boxes away from it.
+
+    At least all keys that are closer than ``reach`` widths in every feature are among the near
+    ones. A block is ``span`` boxes wide; those with a query are visited, one after the other.
+    """
+    origin = keys.amin(dim=0)
+    width = torch.maximum(width, (keys - origin).amax(dim=0) / _MOST_BOXES)
+    box = ((keys - origin) / width).floor().long()
+    num = (box.amax(dim=0) + 1).tolist()
+    flat, order = _flat(box, num).sort()
+    blocks = ((queries - origin) / width).floor()
+    limits = keys.new_tensor([n + reach + span for n in num])
+    blocks = blocks.clamp(min=-float(reach + span)).minimum(limits).div(span).floor().long()
+    lowest = blocks.amin(dim=0)
+    of_queries = _flat(blocks - lowest, (blocks.amax(dim=0) - lowest + 1).tolist())
+    for group in groups_of(of_queries):
+        for points, there in zip(group.points, group.there, strict=True):
+            some = points[there]
+            first = [max(0, b * span - reach) for b in blocks[some[0]].tolist()]
+            last = [
+                max(f, min(n, (b + 1) * span + reach))
+                for b, f, n in zip(blocks[some[0]].tolist(), first, num, strict=True)
+            ]
+            rows = torch.zeros(1, dtype=torch.long, device=keys.device)
+            for start, stop, n in zip(first[:-1], last[:-1], num[:-1], strict=True):
+                steps = torch.arange(start, stop, device=keys.device)
+                rows = (rows.unsqueeze(-1) * n + steps).flatten()
+            lows = torch.searchsorted(flat, rows * num[-1] + first[-1])
+            highs = torch.searchsorted(flat, rows * num[-1] + last[-1])
+            yield some, order[runs(lows, highs)]
+
+
+def _flat(boxes: Int[Tensor, "n features"], shape: Sequence[int]) -> Int[Tensor, " n"]:
+    """One number for each box of a grid; boxes of one row follow each other."""
+    flat = boxes[:, 0]
+    for box, num in zip(boxes.T[1:], shape[1:], strict=True):
+        flat = flat * num + box
+    return flat
+
+
+def moments_nearby(
+    queries: Float[Tensor, "m features"],
+    keys: Float[Tensor, "n features"],
+    values: Float[Tensor, "n channels"],
+    bandwidth: Float[Tensor, " features"],
+    powers: Sequence[Powers],
+    *,
+    single: bool,
+) -> Moments:
+    r"""Sums of Gaussian kernels over pairs within reach, by products of matrices.
+
+    .. math:: -\tfrac12 \lVert q - k \rVert^2 = q^\top k - \tfrac12 \lVert k \rVert^2
+        - \tfrac12 \lVert q \rVert^2
+
+    measured from the middle of each block of queries: there few digits of the difference are
+    lost, so that single precision is exact enough, if it is asked for.
+    """
+    span = span_of_blocks(queries, bandwidth, _BOXES)
+    single = single and span == _BOXES
+    reach, tolerance = (6.5, 4e-6) if single else (9.0, 1e-10)
+    width = bandwidth * (reach / _REACH_IN_BOXES)
+    channels = values.shape[1]
+    lower = sorted({p for power in powers for p in product(*(range(e + 1) for e in power))})
+    sums = {power: keys.new_zeros(len(queries), channels) for power in powers}
+    for some, near in near_pairs(queries, keys, width, _REACH_IN_BOXES, span):
+        middle = queries[some].mean(dim=0)
+        q, k = ((x - middle) / bandwidth for x in (queries[some], keys.index_select(0, near)))
+        value = values.index_select(0, near)
+        table = value
+        if len(lower) > 1:
+            ways = [(k ** k.new_tensor(p)).prod(dim=-1, keepdim=True) for p in lower]
+            table = torch.cat([way * value for way in ways], dim=-1)
+        left = torch.cat([q, torch.ones_like(q[:, :1]), -0.5 * q.square().sum(-1, True)], -1)
+        right = torch.cat([k, -0.5 * k.square().sum(-1, True), torch.ones_like(k[:, :1])], -1)
+        if single:
+            left, right, table = left.float(), right.float(), table.float()
+        rows = max(1, _PAIRS_AT_ONCE // max(1, len(near)))
+        table = table.T.contiguous()  # few rows: four times as fast as few columns
+        found = torch.cat([table @ (right @ part.T).exp_() for part in left.split(rows)], dim=1)
+        terms = found.T.to(keys).unflatten(-1, (len(lower), channels)).unbind(1)
+        for power in powers:
+            sums[power][some] = _moved(dict(zip(lower, terms, strict=True)), power, q)
+    beyond = float(values[:, 0].sum()) * math.exp(-0.5 * reach**2) / tolerance
+    return Moments(sums, keys.new_full((len(queries),), beyond * 1e4))
+
+
+def span_of_blocks(
+    queries: Float[Tensor, "m features"], width: Float[Tensor, " features"], least: int
+) -> int:
+    """How many boxes a block should be wide, so that most hold some dozens of queries.
+
+    At most 32 times the least: few queries in a block are slow, many visit pairs in vain.
+    """
+    span = least
+    while span < 32 * least:
+        boxes = ((queries - queries.amin(dim=0)) / (width * span)).clamp(max=_MOST_BOXES).long()
+        if len(_flat(boxes, (boxes.amax(dim=0) + 1).tolist()).unique()) <= 64 + len(queries) // 32:
+            break
+        span *= 2
+    return span
+
+
+def _moved(
+    terms: Mapping[Powers, Float[Tensor, "m channels"]],
+    power: Powers,
+    queries: Float[Tensor, "m features"],
+) -> Float[Tensor, "m channels"]:
+    """Sums of powers of the way from the middle as those of the way from each query."""
+    total = torch.zeros_like(next(iter(terms.values())))
+    for lower, term in terms.items():
+        back = [b - a for a, b in zip(lower, power, strict=True)]
+        if min(back) >= 0:
+            ways = (-queries) ** queries.new_tensor(back)
+            total += math.prod(map(math.comb, power, lower)) * ways.prod(-1, keepdim=True) * term
+    return total

@@ -18,6 +18,7 @@ from d2lattn import (
     DotProductScore,
     GaussianScore,
     KernelScore,
+    LocalLinear,
     Mask,
     NadarayaWatson,
     SoftCapped,
@@ -540,6 +541,82 @@ KERNEL_REGRESSION: Table = {
     "measurements in a list": (
         lambda: NadarayaWatson().fit([1.0, 2.0], Y),  # type: ignore[arg-type]
         TypeError, r"x must be a tensor; got list",
+    ),
+    "measurements in an array": (
+        lambda: NadarayaWatson().fit(X.numpy(), Y),  # type: ignore[arg-type]
+        TypeError, r"x must be a tensor; got ndarray: .*torch\.as_tensor.*KernelRegressor",
+    ),
+    "a prediction for an array": (
+        lambda: fitted().predict(X.numpy()),  # type: ignore[arg-type]
+        TypeError, r"x must be a tensor; got ndarray: .*torch\.as_tensor.*KernelRegressor",
+    ),
+    "weights of measurements in an array": (
+        lambda: LocalLinear().fit(X, Y, X.numpy()),  # type: ignore[arg-type]
+        TypeError, r"sample_weight must be a tensor; got ndarray: .*torch\.as_tensor",
+    ),
+    "weights of integers": (
+        lambda: NadarayaWatson().fit(X, Y, torch.arange(6)),
+        TypeError, r"sample_weight must be floating point; got torch\.int64",
+    ),
+    "weights of another dtype": (
+        lambda: NadarayaWatson().fit(X, Y, Y.double()),
+        TypeError, r"sample_weight must have the dtype of x, torch\.float32; got torch\.float64",
+    ),
+    "weights on another device": (
+        lambda: NadarayaWatson().fit(X, Y, Y.to("meta")),
+        ValueError, r"sample_weight must be on the device of x, cpu; got meta",
+    ),
+    "fewer weights than measurements": (
+        lambda: NadarayaWatson().fit(X, Y, Y[:5]),
+        ValueError, r"sample_weight must have shape \(6,\), one for each .*; got \(5,\)",
+    ),
+    "a column of weights": (
+        lambda: NadarayaWatson().fit(X, Y, Y.unsqueeze(1)),
+        ValueError, r"sample_weight must have shape \(6,\).*; got \(6, 1\)",
+    ),
+    "a negative weight": (
+        lambda: NadarayaWatson().fit(X, Y, Y - 1),
+        ValueError, r"sample_weight must be finite and not negative; got -1\.0 at index \(0,\)",
+    ),
+    "a weight that is NaN": (
+        lambda: NadarayaWatson().fit(X, Y, Y.masked_fill(X == 3, NAN)),
+        ValueError, r"sample_weight must be finite and not negative; got nan at index \(3,\)",
+    ),
+    "no weight at all": (
+        lambda: NadarayaWatson().fit(X, Y, 0 * Y),
+        ValueError, r"sample_weight must be positive somewhere; got only zeros",
+    ),
+    "a text for where nobody is reached": (
+        lambda: fitted(kernel="boxcar").predict(X, empty="mean"),  # type: ignore[arg-type]
+        ValueError, r"empty must be a number or 'nearest'; got 'mean'",
+    ),
+    "a truth for where nobody is reached": (
+        lambda: fitted(kernel="boxcar").predict(X, empty=True),
+        ValueError, r"empty must be a number or 'nearest'; got True",
+    ),
+    "a tensor for where nobody is reached": (
+        lambda: fitted(kernel="boxcar").predict(X, empty=Y),  # type: ignore[arg-type]
+        ValueError, r"empty must be a number or 'nearest'; got tensor",
+    ),
+    "nothing for where nobody is reached": (
+        lambda: fitted(kernel="boxcar").predict(X, empty=None),  # type: ignore[arg-type]
+        ValueError, r"empty must be a number or 'nearest'; got None",
+    ),
+    "standard errors before fit": (
+        lambda: LocalLinear().standard_errors(X),
+        RuntimeError, r"call fit\(x, y\) first",
+    ),
+    "degrees of freedom before fit": (
+        lambda: LocalLinear().dof,
+        RuntimeError, r"call fit\(x, y\) first",
+    ),
+    "standard errors where nothing is left": (
+        lambda: fitted(bandwidth=1e-3).standard_errors(X),
+        ValueError, r"bandwidth must leave residuals.*; got 0\.001.*passes through",
+    ),
+    "a bandwidth selected from measurements of which two count": (
+        lambda: NadarayaWatson().fit(X, Y, (X < 2).float()).select_bandwidth(),
+        ValueError, r"x must hold at least 3 different measurements .*; got 2",
     ),
     "measurements of integers": (
         lambda: NadarayaWatson().fit(X, Y.long()),

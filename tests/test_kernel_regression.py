@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import torch
 from statsmodels.nonparametric.kernel_regression import KernelReg
 from torch import Tensor
 
-import d2lattn.bandwidth
 import d2lattn.kernel_regression
+import d2lattn.smoothing
 from d2lattn import (
     Attention,
     GaussianScore,
     KernelScore,
+    LocalLinear,
     NadarayaWatson,
     gaussian_score,
     log_kernel,
@@ -32,6 +34,7 @@ from tests.helpers import (
 
 KERNELS = ["gaussian", "boxcar", "triangular", "epanechnikov"]
 COMPACT = KERNELS[1:]
+ESTIMATORS = [NadarayaWatson, LocalLinear]
 
 
 def kernel_by_name(u: Tensor, kernel: str) -> Tensor:
@@ -140,10 +143,7 @@ def test_a_kernel_score_is_the_logarithm_of_a_product_kernel_up_to_a_constant(ke
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_project_then_compare_is_the_call(kernel):
     score, (queries, keys, _) = KernelScore(kernel, 2.0), queries_keys_values(2)
-    q, k = score.project(queries, keys)
-    close(q, queries / 2)
-    close(k, keys / 2)
-    close(score.compare(q, k), score(queries, keys))
+    close(score.compare(*score.project(queries, keys)), score(queries, keys))
 
 
 def test_gradients_of_the_gaussian_score_are_finite_differences_also_in_the_bandwidth():
@@ -381,6 +381,45 @@ def test_a_state_dict_carries_the_measurements_and_the_bandwidth_that_was_select
     assert torch.equal(other.predict(x), model.predict(x))
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("learnable", [False, True])
+def test_a_state_dict_holds_tensors_only_weights_too_and_takes_their_place(estimator, learnable):
+    x, y = measurements()
+    model = estimator(0.3, learnable=learnable).fit(x, y, x)
+    state = model.state_dict()
+    assert all(isinstance(value, Tensor) for value in state.values())
+    other = estimator(1.0, learnable=learnable)
+    other.load_state_dict(state)
+    close(other.predict(x), model.predict(x), 1e-6)  # a learnable logarithm is in float32
+    other.load_state_dict(estimator(0.3, learnable=learnable).fit(x, y).state_dict())
+    assert other.sample_weight is None
+
+
+def test_a_state_dict_of_the_first_version_still_loads():
+    x, y = measurements()
+    state = {"x": x, "y": y, "attention.score._extra_state": 0.3}
+    model = NadarayaWatson()
+    model.load_state_dict(state)
+    assert torch.equal(model.predict(x), NadarayaWatson(0.3).fit(x, y).predict(x))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("learnable", [False, True])
+def test_a_model_is_made_on_the_meta_device_and_filled_later(estimator, learnable):
+    x, y = measurements()
+    expected = estimator(0.3, learnable=learnable).fit(x, y)
+    with torch.device("meta"):
+        model = estimator(0.3, learnable=learnable)
+    model.load_state_dict(expected.state_dict(), assign=True)
+    assert torch.equal(model.predict(x), expected.predict(x))
+
+
+def test_a_call_is_a_prediction():
+    x, y = measurements()
+    model = NadarayaWatson(0.3).fit(x, y)
+    assert torch.equal(model(x), model.predict(x))
+
+
 # --- leaving one out ---
 
 
@@ -412,152 +451,23 @@ def test_a_point_that_attends_to_itself_would_fit_perfectly_when_it_is_left_in()
     assert model.loo_residuals().abs().mean() > 0.1
 
 
-# --- selecting the bandwidth ---
-
-
-def test_the_selected_bandwidth_is_the_one_statsmodels_selects():
-    x, y = measurements()
-    model = NadarayaWatson().fit(x, y).select_bandwidth()
-    theirs = peer(x, y, "cv_ls").bw[0]
-    # Its simplex search stops at four digits.
-    assert model.bandwidth.item() == pytest.approx(theirs, rel=1e-3)
-    assert our_loss(x, y, model.bandwidth) <= our_loss(x, y, float(theirs)) * (1 + 1e-9)
-
-
-def test_the_selected_bandwidths_of_two_features_are_no_worse_than_those_of_statsmodels():
-    x, y = plane()
-    model = NadarayaWatson([1.0, 1.0]).fit(x, y).select_bandwidth()
-    assert model.bandwidth.shape == (2,)
-    theirs = peer(x, y, "cv_ls").bw.tolist()
-    assert our_loss(x, y, model.bandwidth) <= our_loss(x, y, theirs) * 1.001
-    common = NadarayaWatson(1.0).fit(x, y).select_bandwidth()
-    assert common.bandwidth.shape == ()  # the choice keeps the form
-    assert our_loss(x, y, model.bandwidth) <= our_loss(x, y, common.bandwidth)
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_no_bandwidth_on_a_fine_grid_is_better_than_the_selected_one(kernel):
-    x, y = measurements(30)
-    selected = NadarayaWatson(kernel=kernel).fit(x, y).select_bandwidth()
-
-    def loss(bandwidth: float) -> float:
-        others = ~torch.eye(30, dtype=torch.bool)
-        kernels = kernel_by_name((x.unsqueeze(1) - x) / bandwidth, kernel) * others
-        if not (kernels.sum(dim=1) > 0).all():
-            return math.inf  # a point without neighbours
-        return (y - kernels @ y / kernels.sum(dim=1)).square().mean().item()
-
-    grid = torch.logspace(-2, 1.5, 300, dtype=torch.float64).tolist()
-    # Compact kernels make many local minima; the grid may fall into one a little deeper.
-    assert loss(selected.bandwidth.item()) <= min(map(loss, grid)) * (
-        1.0001 if kernel == "gaussian" else 1.02
-    )
-
-
-@pytest.mark.parametrize(
-    "candidates",
-    [[0.25, 0.5, 5.0], torch.tensor([5.0, 0.25, 0.5]), [[0.5], [5], [0.25]], (0.5, 0.25)],
-)
-def test_among_candidates_the_one_with_the_least_leave_one_out_loss_is_chosen(candidates):
-    x, y = measurements()
-    best = min([0.25, 0.5, 5.0], key=lambda h: our_loss(x, y, h))
-    model = NadarayaWatson().fit(x, y)
-    assert model.select_bandwidth(iter(candidates)) is model
-    assert model.bandwidth.flatten().tolist() == [best]
-
-
-@pytest.mark.parametrize("factor", [1e-6, 1e6])
-def test_the_selected_bandwidth_scales_with_x_and_ignores_shifts_and_the_scale_of_y(factor):
-    x, y = measurements()
-    selected = NadarayaWatson().fit(x, y).select_bandwidth().bandwidth.item()
-    again = NadarayaWatson().fit(factor * (x + 1), 100 * y - 7).select_bandwidth()
-    assert again.bandwidth.item() / factor == pytest.approx(selected, rel=1e-4)
-
-
-@pytest.mark.parametrize("copies", [2, 3])
-def test_copies_of_all_data_select_the_bandwidth_of_the_data(copies):
-    x, y = measurements()
-    once = NadarayaWatson().fit(x, y).select_bandwidth().bandwidth.item()
-    model = NadarayaWatson().fit(x.repeat(copies), y.repeat(copies)).select_bandwidth()
-    assert model.bandwidth.item() == pytest.approx(once, rel=1e-6)
-    assert len(model.predict(x)) == 50
-
-
-def test_data_in_which_every_measurement_has_a_copy_do_not_select_the_narrowest_kernel():
-    x, y = measurements()
-    once = NadarayaWatson().fit(x, y).select_bandwidth().bandwidth.item()
-    model = NadarayaWatson().fit(torch.cat([x, x, x[:9]]), torch.cat([y, y, y[:9]]))
-    assert model.select_bandwidth().bandwidth.item() == pytest.approx(once, rel=1e-6)
-
-
-def test_several_measurements_at_the_same_place_are_no_problem():
-    x, y = measurements()
-    x = (2 * x).round() / 2  # eleven places
-    model = NadarayaWatson().fit(x, y).select_bandwidth()
-    assert our_loss(x, y, model.bandwidth) <= min(our_loss(x, y, h) for h in (0.01, 0.2, 0.5, 2.0))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_bandwidth_can_be_selected_for_every_dtype(dtype):
-    x, y = measurements(30, dtype)
-    selected = NadarayaWatson().fit(x, y).select_bandwidth().bandwidth.item()
-    exact = NadarayaWatson().fit(x.double(), y.double()).select_bandwidth().bandwidth.item()
-    assert selected == exact
-
-
-def test_gradient_descent_on_the_leave_one_out_loss_finds_the_selected_bandwidth():
-    x, y = measurements()
-    model = NadarayaWatson(1.0, learnable=True).fit(x, y)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    for _ in range(150):
-        optimizer.zero_grad()
-        model.loo_residuals().square().mean().backward()
-        optimizer.step()
-    exact = NadarayaWatson().fit(x, y).select_bandwidth().bandwidth.item()
-    assert model.bandwidth.item() == pytest.approx(exact, rel=1e-2)  # Adam still moves a little
-    assert model.select_bandwidth().bandwidth.item() == pytest.approx(exact, rel=1e-4)
-    assert isinstance(next(model.parameters()), torch.nn.Parameter)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_d2l_defect_9_gradient_descent_overshoots(seed):
-    """On D2L's own data, from its start at w = 1: every step of a plain optimizer goes down."""
-    generator = torch.Generator().manual_seed(seed)
-    x = (5 * torch.rand(50, generator=generator)).sort().values
-    y = 2 * x.sin() + x**0.8 + 0.5 * torch.randn(50, generator=generator)
-    model = NadarayaWatson(1.0, learnable=True).fit(x, y)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    losses = []
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = model.loo_residuals().square().mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert all(later <= earlier + 1e-6 for earlier, later in itertools.pairwise(losses))
-    exact = NadarayaWatson().fit(x, y).select_bandwidth().bandwidth.item()
-    assert min(1.0, exact) * 0.99 < model.bandwidth.item() < max(1.0, exact) * 1.01
-
-
 def test_weights_of_half_precision_sums_to_one_within_its_rounding():
     x, y = measurements(dtype=torch.float16)
     weights = NadarayaWatson(0.5).fit(x, y).weights(x)
     close(weights.double().sum(dim=1), torch.ones(50), TOLERANCE[torch.float16])
 
 
-# --- many points: windows, the fused kernel, and no matrix of all pairs ---
+# --- the same at every size ---
 
 
-BANDWIDTHS = [1e-5, 1e-3, 0.02, 0.2, 1.0, 50.0]
-
-
-@pytest.fixture(params=[(1, 1), (7, 100), (512, 2**18)], ids=str)
-def in_windows(request, monkeypatch):
-    """Windows of few points and of many, however small the problem."""
-    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", 0)
-    rows, pairs = request.param
-    monkeypatch.setattr(d2lattn.kernel_regression, "_ROWS_OF_A_WINDOW", rows)
-    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_OF_A_TILE", pairs)
+@pytest.fixture(params=[10**9, 0], ids=["all pairs", "sums"])
+def either_way(request, monkeypatch):
+    """Few points by all pairs, or as many points would be."""
+    monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_AT_ONCE", request.param)
+    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", request.param)
+    if request.param == 0:
+        monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_OF_A_BLOCK", 100)
+        monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_OF_A_BLOCK", 100)
 
 
 def exactly(
@@ -572,28 +482,17 @@ def exactly(
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("bandwidth", BANDWIDTHS)
-def test_windows_give_what_all_pairs_give(kernel, bandwidth, in_windows):
-    x, y = measurements(60)
-    at = torch.linspace(-2, 7, 45, dtype=torch.float64)
+@pytest.mark.parametrize("bandwidth", [1e-5, 1e-3, 0.02, 0.2, 1.0, 50.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_points_are_smoothed_as_few_are(kernel, bandwidth, dtype):
+    x, y = measurements(2000, dtype)
+    at = torch.linspace(-1, 6, 1500, dtype=dtype)
     model = NadarayaWatson(bandwidth, kernel).fit(x, y)
-    close(model.predict(at), exactly(x, y, at, bandwidth, kernel), 1e-9)
+    # Sums keep ten digits; a result in float32 is rounded once more.
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-6
+    close(model.predict(at), exactly(x, y, at, bandwidth, kernel), tolerance)
     others = exactly(x, y, x, bandwidth, kernel, leave_out=True)
-    close(model.loo_residuals(), y - others, 1e-8)
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("bandwidth", BANDWIDTHS)
-def test_float32_errs_by_less_than_a_hundred_thousandth_of_the_range(kernel, bandwidth):
-    x, y = measurements(2000, torch.float32)
-    at = torch.linspace(-1, 6, 1500)
-    model = NadarayaWatson(bandwidth, kernel).fit(x, y)
-    span = float(y.max() - y.min())
-    errors = model.predict(at).double() - exactly(x, y, at, bandwidth, kernel)
-    assert errors.abs().max() < 1e-5 * span
-    others = exactly(x, y, x, bandwidth, kernel, leave_out=True)
-    errors = model.loo_residuals().double() - (y.double() - others)
-    assert errors.abs().max() < 1e-5 * span
+    close(model.loo_residuals().double(), y.double() - others, tolerance)
 
 
 def test_values_far_from_zero_cost_no_digits_of_their_range():
@@ -603,59 +502,99 @@ def test_values_far_from_zero_cost_no_digits_of_their_range():
     close(lifted - 1e9, NadarayaWatson(0.1).fit(x, y).predict(at), 1e-6)
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_windows_of_two_features_give_what_all_pairs_give(kernel, in_windows):
-    x, y = plane(50)
-    model = NadarayaWatson([0.9, 2.0], kernel).fit(x, y)
-    logs = KernelScore(kernel, [0.9, 2.0])(x, x)
-    close(model.predict(x), logs.softmax(-1) @ y)
-    logs = logs.fill_diagonal_(-math.inf)
-    others = torch.where((logs == -math.inf).all(-1), 0.0, logs.softmax(-1).nan_to_num() @ y)
-    close(model.loo_residuals(), y - others)
+@pytest.mark.parametrize("x", [1e6, 1e9])
+def test_places_far_from_the_origin_cost_no_digits(estimator, kernel, x, either_way):
+    """Differences first: seconds since 1970 with a bandwidth of a tenth."""
+    near, y = measurements(60)
+    near = (near * 2**20).round() / 2**20  # so that the shift is exact
+    expected = estimator(0.1, kernel).fit(near, y)
+    model = estimator(0.1, kernel).fit(near + x, y)
+    close(model.predict(near + x), expected.predict(near), 1e-9)
+    close(model.loo_residuals(), expected.loo_residuals(), 1e-9)
 
 
-@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov"])
-def test_gradients_through_windows_are_those_of_all_pairs(kernel, monkeypatch):
-    x, y = measurements(40)
+@pytest.mark.parametrize("kernel", COMPACT)
+@pytest.mark.parametrize("h", [0.1, 0.7, 3.0, 7.0, 10.0])
+def test_a_point_at_exactly_one_bandwidth_is_inside(kernel, h, either_way):
+    day = torch.arange(40, dtype=torch.float64)
+    x = day * h / 7  # where (x - x_i) / h is rounded
+    model = NadarayaWatson(h, kernel).fit(x, day**2)
+    inside = (x[:, None] - x).abs() <= h
+    kernels = kernel_by_name(((x[:, None] - x) / h).clamp(-1, 1), kernel) * inside
+    close(model.predict(x), kernels @ day**2 / kernels.sum(dim=1), 1e-9)
+    kernels.fill_diagonal_(0.0)
+    close(model.loo_residuals(), day**2 - kernels @ day**2 / kernels.sum(dim=1), 1e-9)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("features", [1, 2])
+def test_a_huge_value_disturbs_only_who_may_see_it(estimator, kernel, features, either_way):
+    x = torch.linspace(0, 10, 200, dtype=torch.float64).unsqueeze(-1).repeat(1, features)
+    y = x[:, 0].sin()
+    expected = estimator(0.1, kernel).fit(x, y)
+    model = estimator(0.1, kernel).fit(x, y.index_fill(0, torch.tensor(100), 1e20))
+    # With sqrt(2) more than 10.5 bandwidths away: a weight below e^-55, which makes 1e-4 of it.
+    far = (x[:, 0] - x[100, 0]).abs() > 1.06
+    close(model.predict(x)[far], expected.predict(x)[far], 1e-3)
+    close(model.loo_residuals()[far], expected.loo_residuals()[far], 1e-3)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "triangular"])
+@pytest.mark.parametrize("features", [1, 2])
+def test_gradients_are_those_of_the_plain_formula_at_every_size(
+    estimator, kernel, features, monkeypatch
+):
+    x = normal(40, features)
+    y = x.sum(dim=-1).sin() + 0.1 * normal(40, seed=1)
     found = []
     for pairs in (10**9, 0):
         monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", pairs)
-        model = NadarayaWatson(0.4, kernel, learnable=True).double().fit(x, y)
+        monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_OF_A_BLOCK", 300)
+        model = estimator([1.1] * features, kernel, learnable=True).double().fit(x, y)
         at = x[:10].clone().requires_grad_()
         loss = model.loo_residuals().square().mean() + model.predict(at).square().sum()
-        found.append(torch.autograd.grad(loss, [*model.parameters(), at]))
-    for by_windows, at_once in zip(*found, strict=True):
-        close(by_windows, at_once)
+        inputs = [*model.parameters(), at]
+        first = torch.autograd.grad(loss, inputs, create_graph=True)
+        total = torch.stack([g.sum() for g in first]).sum()
+        second = torch.autograd.grad(total, inputs, materialize_grads=True)
+        found.append([*first, *second])
+    for by_blocks, at_once in zip(*found, strict=True):
+        close(by_blocks, at_once, 1e-9)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_the_same_bandwidth_is_selected_whatever_the_windows(kernel, monkeypatch):
-    x, y = measurements(40)
-    expected = NadarayaWatson(1.0, kernel).fit(x, y).select_bandwidth().bandwidth
-    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", 0)
-    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_OF_A_TILE", 100)
-    monkeypatch.setattr(d2lattn.bandwidth, "_PAIRS_OF_A_TILE", 100)
-    close(NadarayaWatson(1.0, kernel).fit(x, y).select_bandwidth().bandwidth, expected, 1e-6)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_transforms_see_through_the_estimators_at_every_size(estimator, either_way):
+    x, y = measurements(20)
+    model = estimator(0.5).fit(x, y)
+    at = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64)
+    weights = model.weights(at.requires_grad_())
+    slope = torch.autograd.grad((weights @ y).sum(), at)[0]
+    at = at.detach()
+    close(torch.func.jacrev(model.predict)(at).diagonal(), slope)
+    tangent = torch.func.jvp(model.predict, (at,), (torch.ones_like(at),))[1]
+    close(tangent, slope)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(at, torch.ones_like(at))
+        close(torch.autograd.forward_ad.unpack_dual(model.predict(dual)).tangent, slope)
+    batch = torch.stack([at, at + 0.1])
+    close(torch.func.vmap(model.predict)(batch), torch.stack([model.predict(b) for b in batch]))
 
 
-def test_losses_that_share_distances_are_those_of_the_residuals():
-    x, y = measurements(80)
-    grid = [0.001, 0.05, 0.3, 2.0, 40.0]
-    columns = x.unsqueeze(-1), y.unsqueeze(-1)
-    shared = d2lattn.bandwidth.gaussian_losses(
-        *columns, list(torch.tensor(grid, dtype=torch.float64)), lambda share: None
-    )
-    assert math.isnan(shared[0])  # a point without neighbours: the kernels underflow
-    assert shared[1:] == pytest.approx([our_loss(x, y, h) for h in grid[1:]], rel=1e-9)
-
-
-@pytest.mark.parametrize("kernel", ["gaussian", "triangular"])
-@pytest.mark.parametrize("learnable", [False, True])
-@pytest.mark.parametrize("features", [1, 2])
-def test_no_matrix_of_all_pairs_is_held(kernel, learnable, features):
+@pytest.mark.parametrize(
+    ("estimator", "kernel", "learnable", "features"),
+    [
+        *itertools.product(ESTIMATORS, ["gaussian", "triangular"], [False, True], [1]),
+        *itertools.product([NadarayaWatson], ["gaussian", "triangular"], [False], [2]),
+    ],
+)
+def test_no_matrix_of_all_pairs_is_held(estimator, kernel, learnable, features):
     n = 3000
     x = normal(n, features)
-    model = NadarayaWatson(0.1, kernel, learnable=learnable).fit(x, x.sum(dim=-1).sin())
+    model = estimator(0.1, kernel, learnable=learnable).fit(x, x.sum(dim=-1).sin())
 
     def step() -> None:
         loss = model.predict(x).sum() + model.loo_residuals().square().sum()
@@ -673,8 +612,7 @@ def test_selecting_a_bandwidth_holds_no_matrix_of_all_pairs():
 
 
 @pytest.mark.parametrize("progress", [False, True])
-def test_progress_is_shown_when_it_is_asked_for(progress, capsys, monkeypatch):
-    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", 0)
+def test_progress_is_shown_when_it_is_asked_for(progress, capsys, either_way):
     x, y = measurements(30)
     model = NadarayaWatson(0.3).fit(x, y)
     model.predict(x, progress=progress)
@@ -683,3 +621,189 @@ def test_progress_is_shown_when_it_is_asked_for(progress, capsys, monkeypatch):
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.count("100%") == (2 if progress else 0)
+    assert ("2bandwidth" in shown.err) == progress
+
+
+def test_progress_without_tqdm_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ModuleNotFoundError, match=r"tqdm.auto must be installed.*pip install"):
+        NadarayaWatson(0.3).fit(*measurements(30)).predict(torch.ones(1).double(), progress=True)
+
+
+# --- where nobody is reached ---
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("empty", [0, 0.0, -3.5, math.nan, "nearest"])
+def test_what_is_predicted_where_nobody_is_reached_can_be_chosen(estimator, empty, either_way):
+    x = torch.tensor([0.0, 1.0, 1.0, 9.0], dtype=torch.float64)
+    y = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], dtype=torch.float64)
+    model = estimator(0.5, "boxcar").fit(x, y, torch.tensor([1.0, 3.0, 1.0, 0.0]).double())
+    found = model.predict(torch.tensor([0.1, 4.0, 99.0]).double(), empty=empty)
+    close(found[0], y[0])
+    nearest = (3 * y[1] + y[2]) / 4  # of those that count, by their weights
+    for row in found[1:]:
+        expected = nearest if empty == "nearest" else torch.full((2,), float(empty)).double()
+        torch.testing.assert_close(row, expected, equal_nan=True)
+
+
+def test_the_gaussian_kernel_reaches_everywhere():
+    x, y = measurements()
+    at = torch.tensor([-1e9, 3.0, 1e9], dtype=torch.float64)
+    model = NadarayaWatson(0.1).fit(x, y)
+    assert torch.equal(model.predict(at, empty=math.nan), model.predict(at))
+
+
+# --- weights of the measurements ---
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("features", [1, 2])
+def test_a_weight_counts_as_so_many_copies(estimator, kernel, features, either_way):
+    x, y = normal(30, features), normal(30, seed=1)
+    weight = torch.arange(30) % 4
+    model = estimator(1.5, kernel).fit(x, y, weight.double())
+    copies = estimator(1.5, kernel).fit(x.repeat_interleave(weight, 0), y.repeat_interleave(weight))
+    at = normal(20, features, seed=2)
+    close(model.predict(at), copies.predict(at), 1e-9)
+    close(model.weights(at) @ y, model.predict(at), 1e-9)
+    assert (model.weights(at)[:, weight == 0] == 0).all()
+    for i in (1, 4):  # of weight 1, which leaves as one copy does; of weight 0
+        others = torch.arange(30) != i
+        left = estimator(1.5, kernel).fit(x[others], y[others], weight[others].double())
+        close(model.loo_residuals()[i], y[i] - left.predict(x[i : i + 1])[0], 1e-9)
+
+
+def test_gradients_with_weights_are_finite_differences():
+    x, y = measurements(12)
+    weight = (torch.arange(12) % 3).double()
+    model = NadarayaWatson(0.5).fit(x, y, weight)
+    at = torch.tensor([0.3, 2.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(model.predict, (at,))
+
+
+# --- local lines ---
+
+
+def peer_line(x: Tensor, y: Tensor, bandwidth: float | list[float] | str) -> KernelReg:
+    """Local linear regression with a Gaussian product kernel, by statsmodels."""
+    features = 1 if x.ndim == 1 else x.shape[1]
+    bw = bandwidth if isinstance(bandwidth, str) else np.broadcast_to(bandwidth, (features,))
+    return KernelReg(y.numpy(), x.numpy(), var_type="c" * features, reg_type="ll", bw=bw)
+
+
+@pytest.mark.parametrize("bandwidth", [0.2, 0.5, 1.0, 3.0, 100.0])
+def test_local_lines_are_those_of_statsmodels(bandwidth):
+    x, y = measurements()
+    grid = torch.linspace(0, 5, 60, dtype=torch.float64)
+    expected, _ = peer_line(x, y, bandwidth).fit(grid.numpy())
+    close(LocalLinear(bandwidth).fit(x, y).predict(grid), torch.as_tensor(expected), 1e-8)
+
+
+@pytest.mark.parametrize("bandwidth", [[0.5, 1.5], [0.8, 4.0], 1.2])
+def test_local_planes_are_those_of_statsmodels(bandwidth):
+    x, y = plane()
+    grid = 0.5 * normal(30, 2, seed=3)
+    expected, _ = peer_line(x, y, bandwidth).fit(grid.numpy())
+    close(LocalLinear(bandwidth).fit(x, y).predict(grid), torch.as_tensor(expected), 1e-8)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("features", [1, 2, 3])
+def test_a_local_line_is_a_weighted_least_squares_fit(kernel, features, either_way):
+    """The closed form, by another solver."""
+    x, y = normal(40, features), normal(40, seed=1)
+    at = 0.5 * normal(10, features, seed=2)
+    model = LocalLinear(2.5, kernel).fit(x, y)
+    found = model.predict(at)
+    for query, prediction in zip(at, found, strict=True):
+        root = kernel_by_name((query - x) / 2.5, kernel).prod(dim=-1).sqrt().unsqueeze(-1)
+        design = torch.cat([torch.ones(40, 1).double(), x - query], dim=1)
+        solution = torch.linalg.lstsq(root * design, root * y.unsqueeze(-1)).solution
+        close(prediction, solution[0, 0], 1e-9)
+    close(model.weights(at) @ y, found, 1e-9)
+    close(model.weights(at).sum(dim=1), torch.ones(10))
+    assert (model.weights(at) < 0).any() or kernel == "boxcar"
+
+
+def test_lines_are_reproduced_exactly_also_at_the_ends_and_beyond(either_way):
+    x = measurements()[0]
+    at = torch.linspace(-1, 6, 30, dtype=torch.float64)
+    close(LocalLinear(0.4).fit(x, 3 - 2 * x).predict(at), 3 - 2 * at, 1e-9)
+
+
+def test_a_very_wide_local_line_is_the_straight_line():
+    x, y = measurements()
+    design = torch.stack([torch.ones_like(x), x], dim=1)
+    line = design @ torch.linalg.lstsq(design, y.unsqueeze(-1)).solution.squeeze(-1)
+    close(LocalLinear(1e6).fit(x, y).predict(x), line, 1e-9)
+
+
+def test_where_a_local_line_is_not_determined_it_is_the_local_mean(either_way):
+    x = torch.tensor([0.0, 0.0, 1.0, 50.0], dtype=torch.float64)
+    y = torch.tensor([1.0, 3.0, 4.0, 7.0], dtype=torch.float64)
+    at = torch.tensor([0.0, 50.0, 1e3], dtype=torch.float64)
+    for kernel in ("boxcar", "epanechnikov"):
+        mean = NadarayaWatson(0.5, kernel).fit(x, y)
+        close(LocalLinear(0.5, kernel).fit(x, y).predict(at), mean.predict(at))
+    far = LocalLinear(0.1).fit(x, y).predict(at)
+    close(far, torch.tensor([2.0, 7.0, 7.0]))
+
+
+def test_a_feature_that_never_varies_plays_no_part(either_way):
+    x, y = measurements()
+    constant = torch.stack([x, torch.full_like(x, 3.0)], dim=1)
+    expected = LocalLinear(0.5).fit(x, y)
+    close(LocalLinear(0.5).fit(constant, y).predict(constant), expected.predict(x), 1e-9)
+
+
+def test_a_local_line_has_no_bias_at_the_ends_where_an_average_has():
+    x = torch.linspace(0, 5, 200, dtype=torch.float64)
+    truth = 2 * x.sin() + x**0.8
+    mean, line = (model(0.4).fit(x, truth).predict(x[:1]).item() for model in ESTIMATORS)
+    assert mean > 0.7  # of the first order in h, where the truth is 0
+    assert abs(line) < 0.15  # of the second
+
+
+# --- degrees of freedom, standard errors ---
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_degrees_of_freedom_and_standard_errors_are_those_of_the_matrix(estimator, outputs):
+    x, y = measurements(30)
+    y = y if outputs is None else torch.stack([y, y.square()], dim=1)
+    model = estimator(0.5).fit(x, y)
+    matrix = model.weights(x)
+    assert model.dof == pytest.approx(matrix.trace().item())
+    left = 30 - 2 * matrix.trace() + (matrix.T @ matrix).trace()
+    sigma = ((y - matrix @ y).square().sum(dim=0) / left).sqrt()
+    at = torch.linspace(0, 5, 7, dtype=torch.float64)
+    norm = model.weights(at).norm(dim=1)
+    close(model.standard_errors(at), norm * sigma if outputs is None else norm[:, None] * sigma)
+
+
+def test_a_very_wide_local_line_has_two_degrees_of_freedom_and_the_errors_of_a_regression():
+    import statsmodels.api as sm
+
+    x, y = measurements()
+    model = LocalLinear(1e6).fit(x, y)
+    assert model.dof == pytest.approx(2, abs=1e-9)
+    assert NadarayaWatson(1e6).fit(x, y).dof == pytest.approx(1, abs=1e-9)
+    line = sm.OLS(y.numpy(), sm.add_constant(x.numpy())).fit()
+    expected = line.get_prediction(sm.add_constant(x.numpy())).se_mean
+    close(model.standard_errors(x), torch.as_tensor(expected), 1e-8)
+
+
+def test_a_band_of_two_standard_errors_covers_the_mean_prediction():
+    """Over 200 redraws of the noise, at nineteen of twenty places where the bias is none."""
+    x = measurements()[0].sort().values
+    truth = x.sin()
+    smooth_truth = LocalLinear(0.5).fit(x, truth).predict(x)
+    inside = 0.0
+    for seed in range(200):
+        model = LocalLinear(0.5).fit(x, truth + 0.5 * normal(50, seed=seed))
+        far = (model.predict(x) - smooth_truth).abs() > 1.96 * model.standard_errors(x)
+        inside += 1 - far.double().mean().item()
+    assert inside / 200 == pytest.approx(0.95, abs=0.02)

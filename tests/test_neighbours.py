@@ -1,4 +1,4 @@
-"""Windows on a line, against all pairs."""
+"""Who is near whom, against all pairs."""
 
 import math
 
@@ -7,36 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2lattn.neighbours import cover, distance_to_nearest
+from d2lattn.neighbours import distance_to_nearest, moments_nearby, near_pairs, runs
+from tests.helpers import close, normal
+from tests.test_boxes import sums_of_all_pairs
 
 coordinates = st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=30).map(
     lambda numbers: torch.tensor(sorted(numbers), dtype=torch.float64)
 )
-
-
-@settings(deadline=None)
-@given(
-    queries=coordinates,
-    keys=coordinates,
-    reach=st.floats(0.01, 3),
-    span=st.floats(0.0, 2),
-    rows=st.integers(1, 8),
-)
-def test_every_query_is_in_one_window_with_all_keys_that_it_reaches(
-    queries, keys, reach, span, rows
-):
-    windows = list(cover(queries, keys, torch.full_like(queries, reach), span, rows))
-    assert [i for window in windows for i in range(window.rows.start, window.rows.stop)] == list(
-        range(len(queries))
-    )
-    for window in windows:
-        q, k = queries[window.rows], keys[window.columns]
-        outside = torch.ones(len(keys), dtype=torch.bool)
-        outside[window.columns] = False
-        assert ((q[:, None] - keys[outside]).abs() > reach).all()
-        # and not many others: nobody further than the window is wide
-        assert len(q) <= rows or float(q[-1] - q[0]) <= span
-        assert ((k >= q[0] - reach) & (k <= q[-1] + reach)).all()
 
 
 @given(queries=coordinates, keys=coordinates)
@@ -52,9 +29,45 @@ def test_leaving_out_the_own_key_the_distance_is_that_to_a_neighbour(keys):
     assert torch.equal(found, distances.amin(dim=1))
 
 
-@pytest.mark.parametrize("rows", [1, 3, 100])
-def test_few_windows_when_many_queries_lie_together(rows):
-    queries = torch.linspace(0, 1, 200, dtype=torch.float64)
-    windows = list(cover(queries, queries, torch.full_like(queries, 0.1), 0.05, rows))
-    assert len(windows) <= math.ceil(200 / rows)
-    assert len(windows) <= math.ceil(1 / 0.05) + 1
+def test_runs_follow_each_other():
+    first, last = torch.tensor([[3, 7], [2, 9]]), torch.tensor([[5, 7], [1, 12]])
+    assert runs(first, last).tolist() == [3, 4, 9, 10, 11]
+
+
+@settings(deadline=None)
+@given(
+    features=st.integers(1, 3),
+    width=st.floats(0.01, 5),
+    reach=st.integers(1, 3),
+    span=st.integers(1, 3),
+    seed=st.integers(0, 9),
+)
+def test_every_query_comes_once_with_all_keys_that_are_near(features, width, reach, span, seed):
+    queries, keys = 2 * normal(30, features, seed=seed), normal(20, features, seed=seed + 1)
+    wide = torch.full((features,), width, dtype=torch.float64)
+    seen = []
+    for some, near in near_pairs(queries, keys, wide, reach, span):
+        seen += some.tolist()
+        outside = torch.ones(len(keys), dtype=torch.bool)
+        outside[near] = False
+        ways = (queries[some, None] - keys[outside]).abs()
+        assert (ways.amax(dim=-1) > (reach - 1e-9) * width).all()
+        assert len(set(near.tolist())) == len(near)
+    assert sorted(seen) == list(range(30))
+
+
+@pytest.mark.parametrize("h", [0.01, 0.1, 1.0, 30.0])
+@pytest.mark.parametrize("features", [2, 3])
+@pytest.mark.parametrize("single", [False, True])
+def test_sums_over_near_pairs_are_those_over_all(h, features, single):
+    queries, keys, values = (
+        normal(300, features),
+        normal(200, features, seed=1),
+        normal(200, 2).abs(),
+    )
+    bandwidth = torch.full((features,), h, dtype=torch.float64)
+    powers = [(0,) * features, (0,) * (features - 1) + (2,), (1,) * features]
+    found = moments_nearby(queries, keys, values, bandwidth, powers, single=single)
+    for power, expected in sums_of_all_pairs(queries, keys, values, bandwidth, powers).items():
+        # A kernel errs by 1e-6 of itself in single precision, a power with the way to the power.
+        close(found.sums[power], expected, 1e-4 if single else 1e-10)

@@ -38,6 +38,7 @@ def show_regression(
     queries: Float[Tensor, " k"] | None = None,
     predictions: Float[Tensor, " k"] | None = None,
     weights: Float[Tensor, " n"] | None = None,
+    bands: Mapping[str, Float[Tensor, " m"]] | None = None,
     panels: bool = False,
     xlabel: str = "x",
     ylabel: str = "y",
@@ -59,6 +60,8 @@ def show_regression(
         Single predictions, drawn as triangles.
     weights
         An attention weight for each measurement: the larger, the redder and bigger its point.
+    bands
+        For curves by name, how far a band reaches above and below, such as two standard errors.
     panels
         Whether each curve gets a panel of its own, two in a row, with its name as the title.
     xlabel, ylabel
@@ -77,7 +80,8 @@ def show_regression(
         If what should be a tensor is none.
     ValueError
         If a tensor has more than one axis or is empty, tensors that belong together differ in
-        shape or are not all given, or a weight is negative or not finite.
+        shape or are not all given, a weight or a band is negative or not finite, or a band has
+        no curve.
 
     Examples
     --------
@@ -101,6 +105,12 @@ def show_regression(
             raise ValueError(f"grid must be given, for {name} is evaluated there; got None")
         check_same_shape(name, curve, "grid", grid)
 
+    for name, band in (bands or {}).items():
+        if name not in curves:
+            raise ValueError(f"bands must belong to curves, {list(curves)}; got {name!r}")
+        check_same_shape(f"bands[{name!r}]", band, f"curves[{name!r}]", curves[name])
+        if not bool(((band >= 0) & band.isfinite()).all()):
+            raise ValueError(f"bands[{name!r}] must be finite and not negative")
     if panels and not curves:
         raise ValueError("curves must hold at least one curve for panels; got none")
 
@@ -116,6 +126,9 @@ def show_regression(
             for j, (name, curve) in enumerate(group.items()):
                 style = {"color": QUERY} if panels else line_style(j)
                 ax.plot(array(grid), array(curve), label=None if panels else name, **style)
+                if bands is not None and name in bands:
+                    low, high = array(curve - bands[name]), array(curve + bands[name])
+                    ax.fill_between(array(grid), low, high, color=style["color"], alpha=0.2, lw=0)
             if queries is not None and predictions is not None:
                 ax.plot(
                     array(queries), array(predictions), ls="", marker="^", color=QUERY,
