@@ -295,7 +295,7 @@ mutated"""
 def scale_exponent(tree: Path) -> None:
     """Every `-0.5 *` of the package's kernels that stands before a distance."""
     edit_notebook(lambda notebook: None)(tree)
-    substitute(tree / "d2lattn/kernels.py", r"-0\.5 \* (?!math)", "-0.505 * ")
+    substitute(tree / "d2lattn/kernel_formulas.py", r"-0\.5 \* (?!math)", "-0.505 * ")
 
 
 RUN: dict[str, tuple[Callable[[Path], None], list[str]]] = {
