@@ -14,7 +14,7 @@ export BOOK_DOWNLOADS ?= $(CURDIR)/_build/downloads
 DOWNLOADS := $(BOOK_DOWNLOADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test bench refresh serve site-report epub pdf lint lock clean
+.PHONY: help book test bench refresh serve site-report epub pdf dist lint lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -30,7 +30,7 @@ bench: $(READY)  ## time and memory against peers and floors, 10 minutes; ARGS="
 	$(BIN)/python -m benchmarks $(ARGS)
 
 refresh: $(READY)  ## run the chapters again and store the outputs that changed; ARGS="01" for one
-	$(BIN)/python -m tests.gate.refresh $(ARGS)
+	$(BIN)/python -m tools.refresh $(ARGS)
 
 serve: $(READY)  ## the book on http://127.0.0.1:8000, built again when a file changes; PORT=9000
 	@mkdir -p _build/html
@@ -38,14 +38,17 @@ serve: $(READY)  ## the book on http://127.0.0.1:8000, built again when a file c
 	$(BIN)/watchfiles "sh -c '$(BUILD) -q; echo; echo \"The book: http://127.0.0.1:$(PORT)/\"'" book d2lattn _config.yml _toc.yml
 
 site-report: $(READY)  ## what every page costs its reader, against the targets; ARGS=01 for one
-	$(BIN)/python -m tests.site.report $(ARGS)
+	$(BIN)/python -m tools.report $(ARGS)
 
 epub: $(READY)  ## the book for electronic readers
 	@$(BUILD) --path-output _build/epub --builder custom --custom-builder epub
 	@mkdir -p $(DOWNLOADS) && cp _build/epub/_build/epub/$(NAME).epub $(DOWNLOADS)/ && echo "The book as an EPUB: $(DOWNLOADS)/$(NAME).epub"
 
 pdf: $(READY)  ## the book on paper: Chromium prints it
-	@$(BIN)/python -m tests.site.pdf $(DOWNLOADS)/$(NAME).pdf
+	@$(BIN)/python -m tools.pdf $(DOWNLOADS)/$(NAME).pdf
+
+dist: $(READY)  ## the package as an index takes it: sdist and wheel, checked
+	rm -rf dist && $(BIN)/python -m build && $(BIN)/twine check --strict dist/*
 
 lint: $(READY)  ## check style, format and types
 	$(BIN)/ruff check .
@@ -61,7 +64,7 @@ lock:  ## write requirements.txt again: the newest versions that pyproject.toml 
 	mv _build/requirements.txt requirements.txt && rm -rf _build/lock
 
 clean:  ## remove what was built and installed
-	rm -rf _build $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf _build build dist $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12 ..." % v[:2])'

@@ -6,6 +6,7 @@ was measured beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from statistics import median
@@ -19,6 +20,10 @@ from benchmarks.report import Line, quantity
 from benchmarks.works import OURS
 
 DOT_PRODUCT = "`DotProductAttention(need_weights=False)`, batch 8 × 1024 × 64, no mask / lengths"
+SMALL_SIZES = "`DotProductAttention`, batch × queries × keys × width"
+SMALL = [("1", "1", "128", "64"), ("128", "1", "30", "64"), ("8", "16", "16", "32"),
+         ("32", "64", "64", "64")]  # fmt: skip
+CAUSAL = "`Mask.causal()`, dot product"
 GAUSSIAN = "`NadarayaWatson.predict`, Gaussian, n = m = 100 000, one dimension"
 SELECTION = "`select_bandwidth`, n = 10 000, 30 candidates"
 COMPACT = "compact kernel, n = m = 1 000 000, window holding 1 % of the points or fewer"
@@ -64,6 +69,13 @@ def slower(times: Times, peer: str) -> dict[str, Any]:
     return {"measured": ratio(times[OURS], times[peer]), "unit": "×", "note": _both(times, peer)}
 
 
+def growing(times: Times, peer: str, factor: float) -> dict[str, Any]:
+    """The exponent of time, from turns with a peer whose length is that many times shorter."""
+    turns = zip(times[OURS], times[peer], strict=True)
+    steps = [math.log(ours / shorter) / math.log(factor) for ours, shorter in turns]
+    return {"measured": Estimate.of(steps), "note": _both(times, peer)}
+
+
 def _both(times: Times, peer: str) -> str:
     ours, other = (quantity(median(times[name]), "s") for name in (OURS, peer))
     return f"{ours} against {other}" + (", run once" if len(times[peer]) == 1 else "")
@@ -93,6 +105,14 @@ def tell_time(tell: Tell, work: str, target: str, at_most: float, run: Fresh) ->
     """Seconds, if it finished."""
     measured = None if run.failure else Estimate.of(run.seconds)
     tell(work, target=target, at_most=at_most, unit="s", measured=measured, note=run.failure)
+
+
+def tell_memory(tell: Tell, work: str, target: str, at_most: float, run: Fresh) -> None:
+    """Bytes, if it finished."""
+    measured = None if run.failure else Estimate.of([run.extra_bytes])
+    seconds = f"in {quantity(median(run.seconds), 's')}" if run.seconds else ""
+    note = run.failure or seconds
+    tell(work, target=target, at_most=at_most, unit="B", measured=measured, note=note)
 
 
 @pytest.mark.parametrize("lengths", [False, True], ids=["no mask", "lengths"])
@@ -156,6 +176,119 @@ def test_additive_memory(benchmark: Any, tell: Tell) -> None:
         unit="×",
         **line,
     )
+
+
+@pytest.mark.parametrize("sizes", SMALL, ids="×".join)
+@pytest.mark.parametrize("way", ["lengths", "lengths, forward and backward", "no lengths"])
+def test_small(benchmark: Any, tell: Tell, sizes: tuple[str, ...], way: str) -> None:
+    batch, queries, length, width = map(int, sizes)
+    at_most = {"lengths": 1.5, "no lengths": 2.5 if sizes == SMALL[0] else 2.0}.get(way, 1.4)
+    times = in_turns(
+        benchmark, "small", 20, against=["textbook"], calls=40 if batch * queries < 200 else 10,
+        batch=batch, queries=queries, length=length, width=width,
+        lengths=way != "no lengths", backward="backward" in way,
+    )  # fmt: skip
+    target = f"{way}: at most {at_most} × the textbook with its mask"
+    tell(
+        SMALL_SIZES,
+        target=target,
+        part="×".join(sizes),
+        at_most=at_most,
+        **slower(times, "textbook"),
+    )
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward and backward"])
+@pytest.mark.parametrize("length", [2048, 8192])
+def test_causal(benchmark: Any, tell: Tell, length: int, backward: bool) -> None:
+    at_most = 1.15 if backward else {2048: 1.0, 8192: 0.85}[length]
+    part = f"{length} × 64, " + ("forward and backward" if backward else "forward")
+    rounds = 30 if length == 2048 else 7
+    peer = "SDPA is_causal"
+    times = in_turns(benchmark, "masked", rounds, against=[peer], length=length, backward=backward)
+    target = f"at most {at_most} × the time of SDPA with `is_causal`"
+    tell(CAUSAL, target=target, part=part, at_most=at_most, **slower(times, peer))
+
+
+def test_causal_against_full_attention(benchmark: Any, tell: Tell) -> None:
+    times = in_turns(benchmark, "masked", 7, against=["full attention"], length=8192)
+    target = "8192 × 64: at most 0.65 × the time of full attention"
+    tell(CAUSAL, target=target, at_most=0.65, **slower(times, "full attention"))
+
+
+def test_few_queries_on_many_keys(benchmark: Any, tell: Tell) -> None:
+    peer = "SDPA with booleans"
+    times = in_turns(benchmark, "masked", 30, against=[peer], length=32_768, queries=64)
+    target = "64 queries on 32 768 keys: at most 1.1 × the time of SDPA with the boolean mask"
+    tell(CAUSAL, target=target, at_most=1.1, **slower(times, peer))
+
+
+def test_causal_memory(benchmark: Any, tell: Tell) -> None:
+    run = in_fresh_processes(benchmark, fresh, "masked", length=32_768)
+    tell_memory(tell, CAUSAL, "32 768 × 64: extra memory under 32 MB", 32e6, run)
+
+
+@pytest.mark.parametrize("score", ["ALiBi", "a user's own"])
+def test_memory_of_other_scores(benchmark: Any, tell: Tell, score: str) -> None:
+    run = in_fresh_processes(benchmark, fresh, "masked", score=score, length=16_384, backward=True)
+    target = "16 384 × 64, forward and backward: extra memory under 150 MB"
+    work = {"ALiBi": "`Biased` (ALiBi), causal"}.get(score, "a user's own `Score`, causal")
+    tell_memory(tell, work, target, 150e6, run)
+
+
+def test_documents(benchmark: Any, tell: Tell) -> None:
+    peer = "full attention"
+    times = in_turns(benchmark, "masked", 9, against=[peer], mask="documents", length=8192)
+    work = "`Mask.documents`, eight of 1024"
+    target = "at most 1/6 of the time of full attention over 8192"
+    tell(work, target=target, at_most=1 / 6, **slower(times, peer))
+
+
+def test_window(benchmark: Any, tell: Tell) -> None:
+    quarter = "a quarter of the keys"
+    times = in_turns(
+        benchmark, "masked", 5, against=[quarter, "causal"], mask="window", length=32_768
+    )
+    work = "`Mask.window(255)`"
+    target = "growth of time from 8192 to 32 768 keys: exponent at most 1.2"
+    tell(work, target=target, at_most=1.2, **growing(times, quarter, 4))
+    target = "at least 20 × faster than causal at 32 768"
+    tell(work, target=target, at_least=20, **faster(times, "causal"))
+
+
+def test_additive_under_a_window(benchmark: Any, tell: Tell) -> None:
+    quarter = "a quarter of the keys"
+    times = in_turns(
+        benchmark, "masked", 5, against=[quarter], mask="window", score="additive", length=16_384
+    )
+    work = "additive attention under `Mask.window(255)`"
+    target = "growth of time from 4096 to 16 384 keys: exponent at most 1.2"
+    tell(work, target=target, at_most=1.2, **growing(times, quarter, 4))
+
+
+def test_dot_product_forward_and_backward(benchmark: Any, tell: Tell) -> None:
+    times = in_turns(benchmark, "dot_product", 30, against=["SDPA"], length=1024, backward=True)
+    target = "forward and backward: at most 1.15 × the time of SDPA"
+    tell(DOT_PRODUCT, target=target, at_most=1.15, **slower(times, "SDPA"))
+
+
+@pytest.mark.parametrize("batch", [4, 32])
+@pytest.mark.parametrize("way", ["without weights", "with weights", "forward and backward"])
+def test_additive_against_the_compiled_broadcast(
+    benchmark: Any, tell: Tell, batch: int, way: str
+) -> None:
+    length, peer = {4: 512, 32: 64}[batch], "compiled broadcast"
+    targets = {"without weights": (0.25, 0.3), "with weights": (0.3, 0.35)}
+    at_most = targets.get(way, (0.35, 0.4))[batch == 32]
+    missing = peers.why_no_compiler()
+    times = in_turns(
+        benchmark, "additive", 7, against=[] if missing else [peer], batch=batch, length=length,
+        weights=way == "with weights", backward="backward" in way,
+    )  # fmt: skip
+    found = {"note": missing, "unit": "×"} if missing else slower(times, peer)
+    target = f"{way}: at most {at_most} × the time of `torch.compile` of the broadcast"
+    part = f"{batch} × {length} × 64"
+    tell("`AdditiveAttention`", target=target, part=part, at_most=at_most, **found)
 
 
 def test_gaussian_prediction(benchmark: Any, tell: Tell) -> None:

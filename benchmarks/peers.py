@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +27,28 @@ def textbook_dot_product(queries: Tensor, keys: Tensor, values: Tensor) -> Tenso
     return scores.softmax(dim=-1) @ values
 
 
-def sdpa(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+def textbook_with_lengths(
+    queries: Tensor, keys: Tensor, values: Tensor, lens: Tensor | None = None
+) -> Tensor:
+    """The same as learners write it: `bmm`, a mask of lengths filled with −10⁶, softmax, `bmm`."""
+    scores = torch.bmm(queries, keys.transpose(1, 2)) / math.sqrt(queries.shape[-1])
+    if lens is not None:
+        hidden = torch.arange(keys.shape[1]) >= lens[:, None, None]
+        scores = scores.masked_fill(hidden, -1e6)
+    return torch.bmm(scores.softmax(dim=-1), values)
+
+
+def sdpa(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
     """PyTorch's own, in the layout of its fused kernel: (batch, heads, tokens, features)."""
     q, k, v = (tokens.unsqueeze(1) for tokens in (queries, keys, values))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).squeeze(1)
+    made = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+    return made.squeeze(1)
 
 
 def multihead_core(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -46,6 +66,31 @@ def textbook_additive(
     """softmax(w_vᵀ tanh(W_q q + W_k k)) V by the broadcast to (batch, queries, keys, hidden)."""
     features = torch.tanh((queries @ w_q.mT).unsqueeze(2) + (keys @ w_k.mT).unsqueeze(1))
     return (features @ w_v.squeeze(0)).softmax(dim=-1) @ values
+
+
+def textbook_additive_with_weights(
+    queries: Tensor, keys: Tensor, values: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same, and its weights."""
+    features = torch.tanh((queries @ w_q.mT).unsqueeze(2) + (keys @ w_k.mT).unsqueeze(1))
+    weights = (features @ w_v.squeeze(0)).softmax(dim=-1)
+    return weights @ values, weights
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `torch.compile` makes of it for the sizes that it is called with."""
+    return torch.compile(function, dynamic=False)
+
+
+def why_no_compiler() -> str:
+    """Why `torch.compile` cannot run here; nothing if it can. On a CPU it needs a C++ compiler."""
+    try:
+        torch.compile(torch.exp)(torch.zeros(16))
+    except Exception as error:
+        first, *_ = str(error).splitlines() or [""]
+        return f"skipped: torch.compile does not compile here ({type(error).__name__}: {first})"
+    return ""
 
 
 def blocked_softmax(rows: int) -> Regression:

@@ -99,7 +99,9 @@ def _three_digits(value: float) -> str:
 def lines_of(saved: Mapping[str, Any]) -> list[Line]:
     """All lines, those of one work together."""
     found = [
-        Line.of(record) for run in saved["benchmarks"] for record in run["extra_info"]["lines"]
+        Line.of(record)
+        for run in saved["benchmarks"]
+        for record in run["extra_info"].get("lines", [])  # none where it was interrupted
     ]
     works = list(dict.fromkeys(line.work for line in found))
     return sorted(found, key=lambda line: works.index(line.work))

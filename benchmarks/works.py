@@ -6,13 +6,25 @@ A work can be made again in a fresh process, from its name and its sizes alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from benchmarks import peers
-from d2lattn import AdditiveAttention, AdditiveScore, DotProductAttention, NadarayaWatson
+from d2lattn import (
+    AdditiveAttention,
+    AdditiveScore,
+    Attention,
+    Biased,
+    DotProductAttention,
+    DotProductScore,
+    Mask,
+    NadarayaWatson,
+    Score,
+)
 
 OURS = "d2lattn"
 WARM_UP = 300  # the length with which everything runs once before it is measured; it streams too
@@ -20,7 +32,11 @@ Contestants = dict[str, Callable[[], Any]]
 
 
 def dot_product(
-    batch: int = 8, length: int = 1024, width: int = 64, lengths: bool = False
+    batch: int = 8,
+    length: int = 1024,
+    width: int = 64,
+    lengths: bool = False,
+    backward: bool = False,
 ) -> Contestants:
     """Scaled dot-product attention; with lengths, SDPA gets its mask ready-made."""
     q, k, v = _normal(3, batch, length, width)
@@ -29,16 +45,109 @@ def dot_product(
     if lengths:
         lens = torch.randint(length // 2, length + 1, (batch,))
         mask = (torch.arange(length) < lens[:, None])[:, None, None, :]
+    finish = _finish(q, k, v, backward=backward)
     return {
-        OURS: lambda: attention(q, k, v, lens, need_weights=False).output,
-        "SDPA": lambda: peers.sdpa(q, k, v, mask),
-        "MultiheadAttention's core": lambda: peers.multihead_core(q, k, v),
-        "textbook": lambda: peers.textbook_dot_product(q, k, v),
+        OURS: lambda: finish(attention(q, k, v, lens, need_weights=False).output),
+        "SDPA": lambda: finish(peers.sdpa(q, k, v, mask)),
+        "MultiheadAttention's core": lambda: finish(peers.multihead_core(q, k, v)),
+        "textbook": lambda: finish(peers.textbook_dot_product(q, k, v)),
     }
 
 
+def small(
+    batch: int = 8,
+    queries: int = 16,
+    length: int = 16,
+    width: int = 32,
+    lengths: bool = False,
+    backward: bool = False,
+    calls: int = 1,
+) -> Contestants:
+    """Attention as a chapter calls it, weights and all, so many times: one call is too short."""
+    q, k, v = _normal(3, batch, max(queries, length), width)
+    q, k, v = q[:, :queries].contiguous(), k[:, :length].contiguous(), v[:, :length].contiguous()
+    lens = torch.randint(1, length + 1, (batch,)) if lengths else None
+    attention = DotProductAttention()
+    finish = _finish(q, k, v, backward=backward)
+
+    def repeated(run: Callable[[], Tensor]) -> Any:
+        return [finish(run()) for _ in range(calls)][-1]
+
+    return {
+        OURS: lambda: repeated(lambda: attention(q, k, v, lens).output),
+        "textbook": lambda: repeated(lambda: peers.textbook_with_lengths(q, k, v, lens)),
+    }
+
+
+def masked(
+    mask: str = "causal",
+    score: str = "dot product",
+    length: int = 8192,
+    queries: int | None = None,
+    width: int = 64,
+    backward: bool = False,
+) -> Contestants:
+    """One sequence under a mask, with any score. Some contestants do other work, for comparison."""
+    q, k, v = _normal(3, 1, length, width)
+    q = q[:, -(queries or length) :]
+    attention = _ATTENTION[score](width)
+    chosen = _MASKS[mask](length)
+    finish = _finish(q, k, v, *attention.parameters(), backward=backward)
+
+    def ours(mask: Mask | None, tokens: int | None = None) -> Any:
+        some = (q, k, v) if tokens is None else (x[:, -tokens:] for x in (q, k, v))
+        return finish(attention(*some, mask=mask, need_weights=False).output)
+
+    def other(mask: Mask | None, tokens: int | None = None) -> None:
+        ours(mask, tokens)
+
+    contestants: Contestants = {
+        OURS: lambda: ours(chosen),
+        "full attention": lambda: other(None),
+        "causal": lambda: other(Mask.causal()),
+        "a quarter of the keys": lambda: other(_MASKS[mask](length // 4), length // 4),
+    }
+    if score == "dot product":
+        dense = cache(lambda: chosen.dense(q.shape[1], length))
+        contestants["SDPA with booleans"] = lambda: finish(peers.sdpa(q, k, v, dense()))
+        if mask == "causal" and queries is None:
+            contestants["SDPA is_causal"] = lambda: finish(peers.sdpa(q, k, v, is_causal=True))
+    return contestants
+
+
+class Cosine(Score):
+    """A score as a user writes it: nothing is known of it but its two halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(4.0))
+
+    def project(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.scale * (q @ k.mT)
+
+
+_ATTENTION: dict[str, Callable[[int], Attention]] = {
+    "dot product": lambda width: DotProductAttention(),
+    "additive": lambda width: AdditiveAttention(width, width, width),
+    "ALiBi": lambda width: Attention(Biased(DotProductScore(), lambda i, j: -0.1 * (i - j).abs())),
+    "a user's own": lambda width: Attention(Cosine()),
+}
+_MASKS: dict[str, Callable[[int], Mask]] = {
+    "causal": lambda length: Mask.causal(),
+    "window": lambda length: Mask.window(255),
+    "documents": lambda length: Mask.documents(*[torch.arange(length) * 8 // length] * 2),
+}
+
+
 def additive(
-    batch: int = 4, length: int = 512, hidden: int = 64, backward: bool = False
+    batch: int = 4,
+    length: int = 512,
+    hidden: int = 64,
+    backward: bool = False,
+    weights: bool = False,
 ) -> Contestants:
     """Additive attention, forward only or with the gradients of inputs and parameters."""
     q, k, v = _normal(3, batch, length, hidden)
@@ -46,14 +155,18 @@ def additive(
     score = attention.score
     assert isinstance(score, AdditiveScore)
     w_q, w_k, w_v = (layer.weight for layer in (score.W_q, score.W_k, score.w_v))
-    asked = [tensor.requires_grad_(backward) for tensor in (q, k, v, w_q, w_k, w_v)]
+    asked = q, k, v, w_q, w_k, w_v
+    finish = _finish(*asked, backward=backward)
 
-    def finish(output: Tensor) -> Any:
-        return torch.autograd.grad(output.sum(), asked) if backward else output
+    def compiled() -> Tensor:
+        if weights:
+            return peers.compiled(peers.textbook_additive_with_weights)(*asked)[0]
+        return peers.compiled(peers.textbook_additive)(*asked)
 
     return {
-        OURS: lambda: finish(attention(q, k, v, need_weights=False).output),
-        "textbook": lambda: finish(peers.textbook_additive(q, k, v, w_q, w_k, w_v)),
+        OURS: lambda: finish(attention(q, k, v, need_weights=weights).output),
+        "textbook": lambda: finish(peers.textbook_additive(*asked)),
+        "compiled broadcast": lambda: finish(compiled()),
         "floor": peers.floor(torch.tanh, batch * length**2 * hidden),
     }
 
@@ -93,8 +206,16 @@ def compact(length: int = 1_000_000, share: float = 0.01) -> Contestants:
 
 
 WORKS: dict[str, Callable[..., Contestants]] = {
-    work.__name__: work for work in (dot_product, additive, gaussian, bandwidth, compact)
+    work.__name__: work
+    for work in (dot_product, small, masked, additive, gaussian, bandwidth, compact)
 }
+
+
+def _finish(*asked: Tensor, backward: bool) -> Callable[[Tensor], Any]:
+    """From an output to what is compared: itself, or the gradients of what was asked for."""
+    for tensor in asked:
+        tensor.requires_grad_(backward)
+    return lambda output: torch.autograd.grad(output.sum(), asked) if backward else output
 
 
 def _normal(count: int, *shape: int) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 from d2lattn import notebook, plotting
 from d2lattn.additive import AdditiveAttention, AdditiveScore, additive_score
-from d2lattn.attention import Attention, AttentionOutput, Score
+from d2lattn.attention import Attention, AttentionOutput
+from d2lattn.biased import Biased, SoftCapped
 from d2lattn.dot_product import (
     BilinearScore,
     DotProductAttention,
@@ -13,20 +14,27 @@ from d2lattn.dot_product import (
 from d2lattn.kernel_regression import NadarayaWatson
 from d2lattn.kernels import GaussianScore, KernelScore, gaussian_score, log_kernel
 from d2lattn.masking import causal_mask, length_mask, masked_softmax
+from d2lattn.masks import Mask
+from d2lattn.score import Score
 from d2lattn.streaming import StreamOutput, merge_attention, stream_attention
+
+__version__ = "0.1.0"  # of everything; a tag names it
 
 __all__ = [
     "AdditiveAttention",
     "AdditiveScore",
     "Attention",
     "AttentionOutput",
+    "Biased",
     "BilinearScore",
     "DotProductAttention",
     "DotProductScore",
     "GaussianScore",
     "KernelScore",
+    "Mask",
     "NadarayaWatson",
     "Score",
+    "SoftCapped",
     "StreamOutput",
     "additive_score",
     "bilinear_score",

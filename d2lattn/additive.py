@@ -2,25 +2,29 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2lattn.attention import (
-    Attention,
-    Score,
-    apply_linear,
+from d2lattn.attention import Attention
+from d2lattn.blocks import Block
+from d2lattn.checks import (
+    at_least_float32,
+    check_floating,
     check_same_width,
     check_size,
+    check_tokens,
+    is_ordinary,
 )
-from d2lattn.masking import at_least_float32, check_floating, check_tokens
-from d2lattn.streaming import Pairs, PullBack, Tile
+from d2lattn.score import Pairs, Score, apply_linear, is_linear
 
 __all__ = ["AdditiveAttention", "AdditiveScore", "additive_score"]
 
-# 2 MB in float32: with it, what is added up for a tile stays in a core's cache.
-_ELEMENTS_OF_THE_BUFFER = 2**19
+# 2 MB in float32: with it, what is added up for some pairs stays in a core's cache.
+ELEMENTS_OF_THE_BUFFER = 2**19
 
 
 def additive_score(
@@ -70,14 +74,24 @@ def additive_score(
             f"w_v must have shape ({queries.shape[-1]},), one weight for each hidden feature; "
             f"got {tuple(w_v.shape)}"
         )
-    scores = _compare(at_least_float32(queries), at_least_float32(keys), w_v)
-    return scores.to(queries.dtype)
+    q, k = at_least_float32(queries), at_least_float32(keys)
+    return compare_additively(q, k, w_v.to(q.dtype)).to(queries.dtype)
 
 
-def _compare(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
+def compare_additively(
+    q: Float[Tensor, "*batch queries hidden"],
+    k: Float[Tensor, "*batch keys hidden"],
+    w_v: Float[Tensor, " hidden"],
+) -> Float[Tensor, "*batch queries keys"]:
+    """The formula, without a tensor of queries x keys x hidden where autograd can do without."""
+    if is_ordinary(q, k) and 0 not in (*q.shape, *k.shape):
+        return _Additive.apply(q, k, w_v)
+    return _broadcast(q, k, w_v)
+
+
+def _broadcast(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
     # (*batch, queries, keys, hidden)
-    features = torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3))
-    return features @ w_v.to(features.dtype)
+    return torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3)) @ w_v
 
 
 class AdditiveScore(Score):
@@ -141,77 +155,100 @@ class AdditiveScore(Score):
         k: Float[Tensor, "*batch keys hidden"],
     ) -> Float[Tensor, "*batch queries keys"]:
         """tanh of the sum of every pair, weighted by w_v."""
-        return _compare(q, k, self.w_v.weight.squeeze(0))
+        if is_linear(self.w_v) and self.w_v.bias is None:
+            return compare_additively(q, k, self.w_v.weight.squeeze(0).to(q.dtype))
+        features = torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3))
+        weight = getattr(self.w_v, "weight", features)
+        if isinstance(weight, Tensor):  # a quantized layer has a method here
+            features = features.to(weight.dtype)
+        return self.w_v(features).squeeze(-1)
 
-    def pairs(
-        self, q: Float[Tensor, "batch queries hidden"], k: Float[Tensor, "batch keys hidden"]
-    ) -> Pairs:
-        """With the exponentials made once per token, wherever they can be made."""
-        # Neither e^(2x) nor e^(-2x) may leave the range of normal numbers; their product may.
-        limit = -math.log(torch.finfo(q.dtype).tiny)
-        if all(bool((2 * x.abs() <= limit).all()) for x in (q, k)):
-            return _ExponentialPairs(self, q, k)
-        return super().pairs(q, k)
+    def pairs(self, q: Tensor, k: Tensor) -> Pairs | None:
+        """With the vector of now."""
+        if not is_linear(self.w_v) or self.w_v.bias is not None:
+            return None
+        w_v = self.w_v.weight.squeeze(0).to(q.dtype)
+        return Pairs(partial(_compare_block, w_v), (w_v,))
 
 
-class _ExponentialPairs(Pairs):
+def _compare_block(w_v: Tensor, q: Tensor, k: Tensor, block: Block) -> Tensor:
+    return compare_additively(q, k, w_v)
+
+
+class _Additive(torch.autograd.Function):
     r"""Additive scores, with one exponential for each token instead of a tanh for each pair.
 
     .. math:: \tanh(q + k) = 1 - 2 r, \qquad r = \frac{1}{1 + e^{2q} e^{2k}}
 
-    A buffer of a tile's r is used again and again.
+    A buffer of some pairs' r is used again and again. Where an exponential or its inverse would
+    leave the range of normal numbers, r is made of the tanh.
     """
 
-    def __init__(self, score: AdditiveScore, q: Tensor, k: Tensor) -> None:
-        super().__init__(score, q, k)
-        self.features = 1
-        self.parameter = score.w_v.weight
-        self.w_v = self.parameter.detach().to(q.dtype).squeeze(0)
-        self.q, self.k = (2 * q).exp_(), (2 * k).exp_()
-        self.buffer = q.new_empty(0)
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
+        ways = _Ways(q, k)
+        scores = q.new_empty(*q.shape[:-1], k.shape[-2])
+        flat = scores.view(-1, *scores.shape[-2:])
+        for part, rows, r in ways.parts():
+            torch.mv(r.flatten(0, -2), w_v, out=flat[part, rows].view(-1))
+        return scores.mul_(-2.0).add_(w_v.sum())
 
-    def scores(self, tile: Tile) -> Float[Tensor, "batch rows columns"]:
-        q, k = self.q[tile.batch, tile.rows], self.k[tile.batch, tile.columns]
-        scores = q.new_empty(*q.shape[:2], k.shape[1])
-        for part, rows in self._parts(q, k):
-            r = self._r(q[part, rows], k[part])
-            torch.mv(r.flatten(0, -2), self.w_v, out=scores[part, rows].view(-1))
-        return scores.mul_(-2.0).add_(self.w_v.sum())
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
-    def vjp(self, tile: Tile) -> tuple[Float[Tensor, "batch rows columns"], PullBack]:
-        q, k = self.q[tile.batch, tile.rows], self.k[tile.batch, tile.columns]
+    @staticmethod
+    def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, w_v = ctx.saved_tensors
+        if torch.is_grad_enabled() or not is_ordinary(d_scores):
+            wanted = [x for x in (q, k, w_v) if x.requires_grad]
+            with torch.enable_grad():
+                scores = _broadcast(q, k, w_v)
+            found = iter(
+                torch.autograd.grad(scores, wanted, d_scores, create_graph=torch.is_grad_enabled())
+            )
+            return tuple(next(found) if x.requires_grad else None for x in (q, k, w_v))
+        d_q, d_k, d_w = (x.new_zeros(x.shape) for x in (q, k, w_v))
+        ways = _Ways(q, k)
+        d_scores = d_scores.reshape(-1, *d_scores.shape[-2:])
+        flat_q, flat_k = (x.view(-1, *x.shape[-2:]) for x in (d_q, d_k))
+        for part, rows, r in ways.parts():
+            d = d_scores[part, rows]
+            d_w.addmv_(r.flatten(0, -2).mT, d.reshape(-1))
+            slopes = r.addcmul_(r, r, value=-1.0).mul_(d.unsqueeze(-1))  # r - r^2
+            flat_q[part, rows] = slopes.sum(dim=-2)
+            flat_k[part] += slopes.sum(dim=-3)
+        return d_q.mul_(4 * w_v), d_k.mul_(4 * w_v), d_scores.sum() - 2 * d_w
 
-        def pull_back(d_scores: Tensor) -> tuple[Tensor | None, ...]:
-            d_q, d_k, d_w = torch.empty_like(q), torch.zeros_like(k), q.new_zeros(1, q.shape[-1])
-            for part, rows in self._parts(q, k):
-                r, d = self._r(q[part, rows], k[part]), d_scores[part, rows]
-                d_w.addmm_(d.reshape(1, -1), r.flatten(0, -2))
-                slopes = r.addcmul_(r, r, value=-1.0).mul_(d.unsqueeze(-1))  # r - r^2
-                d_q[part, rows] = slopes.sum(dim=-2)
-                d_k[part] += slopes.sum(dim=-3)
-            d_w = (d_scores.sum() - 2 * d_w).to(self.parameter.dtype)
-            of_tokens = 4 * self.w_v
-            of_score = (d_w if p is self.parameter else None for p in self.score.parameters())
-            return d_q.mul_(of_tokens), d_k.mul_(of_tokens), *of_score
 
-        return self.scores(tile), pull_back
+class _Ways:
+    """The r of all pairs, some at a time, in a buffer that may be written to."""
 
-    def _parts(self, q: Tensor, k: Tensor) -> Iterator[tuple[slice, slice]]:
-        """Slices of a tile's batch and rows, as many as the buffer has room for."""
-        per_row = max(1, k.shape[1] * k.shape[2])
-        rows = max(1, min(_ELEMENTS_OF_THE_BUFFER // per_row, q.shape[1]))
-        size = max(1, _ELEMENTS_OF_THE_BUFFER // (rows * per_row)) if rows == q.shape[1] else 1
-        for start in range(0, len(q), size):
-            for row in range(0, q.shape[1], rows):
-                yield slice(start, start + size), slice(row, row + rows)
+    def __init__(self, q: Tensor, k: Tensor) -> None:
+        q, k = (x.detach().reshape(-1, *x.shape[-2:]) for x in (q, k))
+        # Neither e^(2x) nor e^(-2x) may leave the range of normal numbers; their product may.
+        limit = -math.log(torch.finfo(q.dtype).tiny)
+        self.by_exponentials = all(bool(2 * x.abs().amax() <= limit) for x in (q, k))
+        self.q, self.k = ((2 * x).exp_() if self.by_exponentials else x for x in (q, k))
 
-    def _r(self, q: Tensor, k: Tensor) -> Float[Tensor, "batch rows columns hidden"]:
-        shape = (*q.shape[:2], *k.shape[1:])
-        if self.buffer.numel() < math.prod(shape):
-            self.buffer = q.new_empty(math.prod(shape))
-        r = self.buffer[: math.prod(shape)].view(shape)
-        torch.mul(q.unsqueeze(-2), k.unsqueeze(-3), out=r)
-        return r.add_(1.0).reciprocal_()
+    def parts(self) -> Iterator[tuple[slice, slice, Float[Tensor, "batch rows columns hidden"]]]:
+        """Slices of the batch and the queries, as many as the buffer has room for, and their r."""
+        batch, num_queries, hidden = self.q.shape
+        per_row = self.k.shape[1] * hidden
+        rows = max(1, min(ELEMENTS_OF_THE_BUFFER // per_row, num_queries))
+        size = max(1, ELEMENTS_OF_THE_BUFFER // (rows * per_row)) if rows == num_queries else 1
+        buffer = self.q.new_empty(min(size, batch) * rows * per_row)
+        for start in range(0, batch, size):
+            for row in range(0, num_queries, rows):
+                part, some = slice(start, start + size), slice(row, row + rows)
+                q, k = self.q[part, some].unsqueeze(-2), self.k[part].unsqueeze(-3)
+                shape = torch.broadcast_shapes(q.shape, k.shape)
+                r = buffer[: math.prod(shape)].view(shape)
+                if self.by_exponentials:
+                    torch.mul(q, k, out=r).add_(1.0).reciprocal_()
+                else:
+                    torch.add(q, k, out=r).tanh_().mul_(-0.5).add_(0.5)
+                yield part, some, r
 
 
 class AdditiveAttention(Attention):

@@ -1,32 +1,16 @@
 """The one formula: score every key, turn scores into weights, average the values."""
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from d2lattn.masking import (
-    at_least_float32,
-    check_device,
-    check_masks,
-    check_tokens,
-    has_values,
-    masked_softmax,
-)
-from d2lattn.streaming import (
-    Pairs,
-    ScoreFunction,
-    check_scores,
-    stream_attention,
-    without_padding,
-)
+from d2lattn.checks import check_dropout, check_tokens, result_dtype
+from d2lattn.engine.attend import attend
+from d2lattn.masks import Mask, restriction
+from d2lattn.score import ScoreFunction
 
-__all__ = ["Attention", "AttentionOutput", "Score"]
-
-# Where the weights are not asked for, more scores than these are made one tile at a time.
-_SCORES_AT_ONCE = 2**16
+__all__ = ["Attention", "AttentionOutput"]
 
 
 class AttentionOutput(NamedTuple):
@@ -42,69 +26,6 @@ class AttentionOutput(NamedTuple):
 
     output: Float[Tensor, "*batch queries value_features"]
     weights: Float[Tensor, "*batch queries keys"] | None
-
-
-class Score(nn.Module):
-    r"""A scoring function in two halves: what is done per token, and what is done per pair.
-
-    .. math:: a(q, k) = \mathrm{compare}(\mathrm{project}(q), \mathrm{project}(k))
-
-    Subclasses define :meth:`compare`, and :meth:`project` where there is something to do once
-    for each token. Calling the module gives all scores, in the dtype of the queries.
-    """
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """A new :meth:`compare` is not what the parent's shortcuts were derived from."""
-        super().__init_subclass__(**options)
-        if "compare" in vars(cls):
-            for shortcut in ("as_dot_product", "pairs"):
-                if shortcut not in vars(cls):
-                    setattr(cls, shortcut, vars(Score)[shortcut])
-
-    def project(
-        self,
-        queries: Float[Tensor, "*batch queries query_features"],
-        keys: Float[Tensor, "*batch keys key_features"],
-    ) -> tuple[
-        Float[Tensor, "*batch queries hidden"],
-        Float[Tensor, "*batch keys hidden"],
-    ]:
-        """Done once for each query and once for each key; by default nothing."""
-        return queries, keys
-
-    def compare(
-        self,
-        q: Float[Tensor, "*batch queries hidden"],
-        k: Float[Tensor, "*batch keys hidden"],
-    ) -> Float[Tensor, "*batch queries keys"]:
-        """Done once for each pair of a projected query and a projected key."""
-        raise NotImplementedError(f"{type(self).__name__} must define compare(q, k)")
-
-    def as_dot_product(
-        self,
-        q: Float[Tensor, "*batch queries hidden"],
-        k: Float[Tensor, "*batch keys hidden"],
-    ) -> tuple[Tensor, Tensor, float] | None:
-        """Queries, keys and a scale whose dot product :meth:`compare` is; None if it is none."""
-        return None
-
-    def pairs(
-        self,
-        q: Float[Tensor, "batch queries hidden"],
-        k: Float[Tensor, "batch keys hidden"],
-    ) -> Pairs:
-        """How streaming goes through all pairs; a subclass may know how to do it in less."""
-        return Pairs(self, q, k)
-
-    def forward(
-        self,
-        queries: Float[Tensor, "*batch queries query_features"],
-        keys: Float[Tensor, "*batch keys key_features"],
-    ) -> Float[Tensor, "*batch queries keys"]:
-        """All scores, shape ``(*batch, queries, keys)``."""
-        check_tokens(queries=queries, keys=keys)
-        q, k = self.project(queries, keys)
-        return self.compare(at_least_float32(q), at_least_float32(k)).to(queries.dtype)
 
 
 class Attention(nn.Module):
@@ -133,6 +54,7 @@ class Attention(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> attention = Attention(lambda queries, keys: queries @ keys.mT)
     >>> keys, values = torch.eye(2), torch.tensor([[10.0], [20.0]])
     >>> output, weights = attention(torch.zeros(1, 2), keys, values)
@@ -152,10 +74,7 @@ class Attention(nn.Module):
                 f"score must be a function of (queries, keys) or a module, made with its "
                 f"arguments; got {score!r}"
             )
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float):
-            raise TypeError(f"dropout must be a number in [0, 1]; got {dropout!r}")
-        if not 0.0 <= dropout <= 1.0:
-            raise ValueError(f"dropout must be a probability in [0, 1]; got {dropout}")
+        check_dropout(dropout)
         self.score = score
         self.dropout = nn.Dropout(dropout)
 
@@ -166,7 +85,7 @@ class Attention(nn.Module):
         values: Float[Tensor, "*batch keys value_features"],
         valid_lens: Int[Tensor, "..."] | None = None,
         *,
-        mask: Bool[Tensor, "..."] | None = None,
+        mask: Mask | Bool[Tensor, "..."] | None = None,
         need_weights: bool = True,
     ) -> AttentionOutput:
         """Average the values, weighted by how well each key scores.
@@ -181,10 +100,9 @@ class Attention(nn.Module):
             query may attend to has no influence, whatever it and its value hold, and gets a
             gradient of exactly 0. A query without keys gets output 0.
         need_weights
-            Whether to return the weights. Without them no tensor of the size
-            queries x keys is held, neither forward nor backward: what is large goes through
-            :func:`~d2lattn.stream_attention` (but not inside ``torch.compile`` and
-            ``torch.vmap``, which make their own plans).
+            Whether to return the weights. Without them no tensor of the size queries x keys is
+            held, neither forward nor backward, unless the score is a plain function or somebody
+            listens to it (a hook): see :func:`~d2lattn.stream_attention`. The output is the same.
 
         Returns
         -------
@@ -202,72 +120,10 @@ class Attention(nn.Module):
         """
         check_tokens(queries=queries, keys=keys, values=values)
         shape = (*queries.shape[:-1], keys.shape[-2])
-        check_masks(valid_lens, mask, shape, queries.device)
-        streams = math.prod(shape) > _SCORES_AT_ONCE and has_values(queries)
-        if streams and not need_weights:
-            dropout = self.dropout.p if self.training else 0.0
-            streamed = stream_attention(
-                self.score, queries, keys, values, valid_lens, mask=mask, dropout=dropout
-            )
-            return AttentionOutput(streamed.output, None)
-        queries, keys, values = without_padding(queries, keys, values, valid_lens, mask)
-        q, k, compare = queries, keys, self.score
-        if isinstance(self.score, Score):
-            q, k = (at_least_float32(tokens) for tokens in self.score.project(queries, keys))
-            compare = self.score.compare
-        output, weights = self._attend(compare, q, k, values, valid_lens, mask)
-        return AttentionOutput(output, weights.to(values.dtype) if need_weights else None)
-
-    def _attend(
-        self,
-        compare: ScoreFunction,
-        q: Tensor,
-        k: Tensor,
-        values: Tensor,
-        valid_lens: Tensor | None,
-        mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Score, masked softmax, weighted sum; the weights in at least float32."""
-        scores = compare(q, k)  # (*batch, queries, keys)
-        check_scores(scores, (*q.shape[:-1], k.shape[-2]))
-        wide = torch.promote_types(at_least_float32(scores).dtype, values.dtype)
-        weights = masked_softmax(scores.to(wide), valid_lens, mask=mask)
-        weights = self.dropout(weights)
-        output = weights @ values.to(wide)
-        return output.to(values.dtype), weights
-
-
-def check_same_width(queries: Tensor, keys: Tensor, remedy: str) -> None:
-    """Raise a ValueError that says what to do unless queries and keys have as many features."""
-    if queries.shape[-1] != keys.shape[-1]:
-        raise ValueError(
-            f"keys must have as many features as the queries, {queries.shape[-1]}; "
-            f"got {keys.shape[-1]} ({remedy})"
+        allowed = restriction(valid_lens, mask, shape, queries.device)
+        dtype = result_dtype(queries, keys, values)
+        output, weights, _, _ = attend(
+            self.score, queries, keys, values, allowed, self.dropout, need_weights=need_weights
         )
-
-
-def check_size(name: str, size: int) -> None:
-    """Raise an error that names the argument unless it is a positive integer."""
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"{name} must be an integer; got {size!r}")
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1; got {size}")
-
-
-def apply_linear(
-    name: str, tokens: Float[Tensor, "*batch tokens features"], layer: nn.Linear
-) -> Float[Tensor, "*batch tokens hidden"]:
-    """The layer's output, after a check that names the argument if the tokens do not fit it."""
-    if tokens.shape[-1] != layer.in_features:
-        raise ValueError(
-            f"{name} must have the {layer.in_features} features that the layer was made for; "
-            f"got {tokens.shape[-1]}"
-        )
-    device = tokens.device.type
-    mixed = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if tokens.dtype != layer.weight.dtype and not mixed:  # under autocast the layer casts
-        raise TypeError(
-            f"{name} must have the dtype of the layer, {layer.weight.dtype}; got {tokens.dtype}"
-        )
-    check_device(name, tokens, layer.weight.device)
-    return layer(tokens)
+        weights = weights.to(dtype) if need_weights and weights is not None else None
+        return AttentionOutput(output.to(dtype), weights)

@@ -5,14 +5,17 @@ import math
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2lattn.attention import (
-    Attention,
-    Score,
-    apply_linear,
+from d2lattn.attention import Attention
+from d2lattn.checks import (
+    at_least_float32,
+    check_floating,
+    check_number,
     check_same_width,
     check_size,
+    check_tokens,
 )
-from d2lattn.masking import at_least_float32, check_floating, check_tokens
+from d2lattn.engine.fused import dot_products
+from d2lattn.score import Pairs, Score, apply_linear, is_linear
 
 __all__ = [
     "BilinearScore",
@@ -87,10 +90,7 @@ class DotProductScore(Score):
     def __init__(self, scale: float | None = None) -> None:
         super().__init__()
         if scale is not None:
-            if isinstance(scale, bool) or not isinstance(scale, int | float):
-                raise TypeError(f"scale must be a number or None; got {scale!r}")
-            if not math.isfinite(scale):
-                raise ValueError(f"scale must be finite; got {scale}")
+            check_number("scale", scale, "a number or None")
         self.scale = scale
 
     def extra_repr(self) -> str:
@@ -111,18 +111,23 @@ class DotProductScore(Score):
         k: Float[Tensor, "*batch keys features"],
     ) -> Float[Tensor, "*batch queries keys"]:
         """The inner product of every pair, scaled."""
-        scale = self.scale
-        if scale is None:
-            scale = 1.0 / math.sqrt(q.shape[-1])
-        return (q * scale) @ k.mT
+        return (q * self._factor(q)) @ k.mT
 
-    def as_dot_product(
-        self,
-        q: Float[Tensor, "*batch queries features"],
-        k: Float[Tensor, "*batch keys features"],
-    ) -> tuple[Tensor, Tensor, float]:
+    def _factor(self, q: Tensor) -> float:
+        return 1.0 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale
+
+    def as_dot_product(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float] | None:
         """Itself."""
-        return q, k, 1.0 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale
+        scale = self._factor(q)
+        return None if isinstance(scale, Tensor) else (q, k, scale)
+
+    def pairs(self, q: Tensor, k: Tensor) -> Pairs:
+        """The dot product, with the factor of now."""
+        return dot_products(self._factor(q))
+
+    def shows_tokens(self) -> bool:
+        """It does."""
+        return type(self) is DotProductScore
 
 
 def bilinear_score(
@@ -242,13 +247,17 @@ class BilinearScore(Score):
         """The inner product of every pair."""
         return q @ k.mT
 
-    def as_dot_product(
-        self,
-        q: Float[Tensor, "*batch queries key_size"],
-        k: Float[Tensor, "*batch keys key_size"],
-    ) -> tuple[Tensor, Tensor, float]:
-        """The projected query and the key."""
+    def as_dot_product(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Of the projected query and the key."""
         return q, k, 1.0
+
+    def pairs(self, q: Tensor, k: Tensor) -> Pairs:
+        """The same, block by block."""
+        return dot_products(1.0)
+
+    def shows_tokens(self) -> bool:
+        """It does, and projecting twice is not noticed."""
+        return type(self) is BilinearScore and is_linear(self.W)
 
 
 class DotProductAttention(Attention):

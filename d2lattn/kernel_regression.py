@@ -20,21 +20,18 @@ from d2lattn.bandwidth import (
     sensible_range,
     without_copies,
 )
+from d2lattn.checks import check_floating, first_index, wants_gradients
 from d2lattn.kernels import (
     COMPACT_KERNELS,
     Bandwidth,
     KernelScore,
     check_bandwidth,
-    gaussian_as_dot_product,
 )
-from d2lattn.masking import check_floating, first_index
 from d2lattn.neighbours import Window, cover, distance_to_nearest
 from d2lattn.streaming import (
     StreamOutput,
     merge_attention,
     stream_attention,
-    stream_dot_products,
-    wants_gradients,
 )
 
 __all__ = ["NadarayaWatson"]
@@ -360,7 +357,8 @@ class NadarayaWatson(nn.Module):
         self, window: Window, queries: Tensor, keys: Tensor, values: Tensor, leave_out: bool
     ) -> tuple[Float[Tensor, "rows outputs"], Bool[Tensor, " rows"]]:
         rows, columns = window
-        q, k = self._score.project(queries[rows], keys[columns])
+        h = self.bandwidth.to(queries)
+        q, k = queries[rows] / h, keys[columns] / h
         v = values[columns]
         own = rows.start - columns.start if leave_out else None
         if self.kernel != "gaussian" and k.shape[-1] == 1 and not wants_gradients(q, k):
@@ -411,13 +409,9 @@ class NadarayaWatson(nn.Module):
                 summed = _by_moments(q.squeeze(-1), k.squeeze(-1), v)
                 if summed is not None:
                     return summed
-            disguised = gaussian_as_dot_product(q, k, dtype)
-            if disguised is not None:
-                output, logsumexp = stream_dot_products(
-                    *disguised, v.to(disguised[0].dtype), mask=mask
-                )
-                return StreamOutput(output.double(), logsumexp)
-        return stream_attention(KernelScore(self.kernel), q, k, v, mask=mask)
+            q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        output, logsumexp = stream_attention(KernelScore(self.kernel), q, k, v, mask=mask)
+        return StreamOutput(output.double(), logsumexp)
 
     @torch.no_grad()
     def _windows(

@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2lattn.attention import Score, check_same_width
-from d2lattn.masking import (
+from d2lattn.blocks import Block
+from d2lattn.checks import (
     at_least_float32,
     check_floating,
+    check_same_width,
     check_tokens,
     first_index,
-    has_values,
+    is_ordinary,
 )
+from d2lattn.score import Pairs, Score
 
 __all__ = ["GaussianScore", "KernelScore", "gaussian_score", "log_kernel"]
 
@@ -132,8 +135,8 @@ def gaussian_score(
     check_tokens(queries=queries, keys=keys)
     check_same_width(queries, keys, "a distance needs the same features in both")
     h = check_bandwidth("bandwidth", bandwidth, queries.shape[-1])
-    q, k = _divide(queries, h), _divide(keys, h)
-    return _gaussian_compare(q, k).to(queries.dtype)
+    q, k = at_least_float32(queries), at_least_float32(keys)
+    return compare_by_kernel("gaussian", h.to(q), q, k).to(queries.dtype)
 
 
 class KernelScore(Score):
@@ -180,31 +183,44 @@ class KernelScore(Score):
         """The bandwidth, a tensor of shape ``()`` or ``(features,)``."""
         if self.learnable:
             return self.log_bandwidth.exp()
-        return torch.tensor(self._bandwidth, dtype=torch.float64)
+        return torch.tensor(self._bandwidth, dtype=torch.float64, device="cpu")
 
     @bandwidth.setter
     def bandwidth(self, bandwidth: Bandwidth) -> None:
-        value = check_bandwidth("bandwidth", bandwidth).detach().to(torch.float64)
-        if self.learnable:
-            log = value.log().to(torch.get_default_dtype())
-            if "log_bandwidth" in self._parameters and log.shape == self.log_bandwidth.shape:
-                self.log_bandwidth.data.copy_(log)  # the parameter an optimizer already holds
-            else:
-                self.log_bandwidth = nn.Parameter(log)
+        value = check_bandwidth("bandwidth", bandwidth).detach().double().tolist()
+        if not self.learnable:
+            self._bandwidth = value  # numbers: no change of dtype or device rounds them
+            return
+        log = [math.log(h) for h in value] if isinstance(value, list) else math.log(value)
+        new = nn.Parameter(torch.tensor(log, dtype=torch.get_default_dtype()))
+        known = self._parameters.get("log_bandwidth")
+        if known is not None and known.shape == new.shape:
+            known.data.copy_(new.data)  # the parameter an optimizer already holds
         else:
-            self._bandwidth = value.tolist()
+            self.log_bandwidth = new
 
-    def get_extra_state(self) -> float | list[float] | None:
-        """A bandwidth that is no parameter, for ``state_dict``."""
-        return None if self.learnable else self._bandwidth
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.learnable:
+            destination[prefix + "bandwidth"] = self.bandwidth
 
-    def set_extra_state(self, state: float | list[float] | None) -> None:
-        """The bandwidth that ``load_state_dict`` found."""
-        if state is not None and not self.learnable:
-            self.bandwidth = state
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        missing = args[2]
+        saved = state_dict.pop(prefix + "bandwidth", None)
+        old = state_dict.pop(prefix + "_extra_state", None)  # of version 0.1, a list or a number
+        saved = old if saved is None else saved
+        if not self.learnable:
+            if saved is None:
+                missing.append(prefix + "bandwidth")
+            else:
+                self.bandwidth = saved
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        numbers = self.bandwidth.detach().tolist()
+        h = self.bandwidth.detach()
+        numbers = "unknown" if h.is_meta else h.tolist()
         return f"kernel={self.kernel!r}, bandwidth={numbers}, learnable={self.learnable}"
 
     def project(
@@ -212,10 +228,10 @@ class KernelScore(Score):
         queries: Float[Tensor, "*batch queries features"],
         keys: Float[Tensor, "*batch keys features"],
     ) -> tuple[Float[Tensor, "*batch queries features"], Float[Tensor, "*batch keys features"]]:
-        """Divide by the bandwidth."""
+        """Nothing but a check: the bandwidth divides differences, so that no digit is lost."""
         check_same_width(queries, keys, "a distance needs the same features in both")
-        h = check_bandwidth("bandwidth", self.bandwidth, queries.shape[-1])
-        return _divide(queries, h), _divide(keys, h)
+        check_bandwidth("bandwidth", self.bandwidth, queries.shape[-1])
+        return queries, keys
 
     def compare(
         self,
@@ -223,28 +239,26 @@ class KernelScore(Score):
         k: Float[Tensor, "*batch keys features"],
     ) -> Float[Tensor, "*batch queries keys"]:
         """The kernel's logarithm at every difference, summed over the features."""
-        if self.kernel == "gaussian":
-            return _gaussian_compare(q, k)
-        return _log_kernel(q.unsqueeze(-2) - k.unsqueeze(-3), self.kernel).sum(dim=-1)
+        return compare_by_kernel(self.kernel, self.bandwidth.to(q), q, k)
 
-    def as_dot_product(
-        self,
-        q: Float[Tensor, "*batch queries features"],
-        k: Float[Tensor, "*batch keys features"],
-    ) -> tuple[Tensor, Tensor, float] | None:
-        r"""The Gaussian kernel, with two more features, wherever enough digits are left.
+    def pairs(self, q: Tensor, k: Tensor) -> Pairs:
+        """With the bandwidth of now."""
+        h = self.bandwidth.to(q)
 
-        .. math:: -\tfrac12 \lVert q - k \rVert^2 =
-            [\,q,\ 1,\ -\tfrac12 \lVert q \rVert^2\,]^\top
-            [\,k,\ -\tfrac12 \lVert k \rVert^2,\ 1\,]
+        def compare(q: Tensor, k: Tensor, block: Block) -> Tensor:
+            return compare_by_kernel(self.kernel, h, q, k)
 
-        The squares are larger than the difference, and their rounding errors grow with them:
-        so the origin moves to the middle of the keys, and float64 serves where float32 would
-        err by more than about 1e-5. Where that is not enough either, the answer is None.
-        """
-        if self.kernel != "gaussian" or 0 in (q.numel(), k.numel()) or not has_values(q):
+        return Pairs(compare, (h,), features=2 * q.shape[-1])
+
+    def as_dot_product(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float] | None:
+        """The Gaussian kernel's, where enough digits are left: :func:`gaussian_as_dot_product`."""
+        if self.kernel != "gaussian" or not is_ordinary(q, k):
             return None
-        return gaussian_as_dot_product(q, k, q.dtype)
+        return gaussian_as_dot_product(q, k, self.bandwidth)
+
+    def mixes_tokens(self) -> bool:
+        """They share an origin."""
+        return self.kernel == "gaussian"
 
 
 class GaussianScore(KernelScore):
@@ -288,11 +302,11 @@ def check_kernel(kernel: str) -> str:
 def check_bandwidth(name: str, bandwidth: Bandwidth, num_features: int | None = None) -> Tensor:
     """A checked bandwidth: a positive finite number, or one for each feature."""
     try:
-        h = torch.as_tensor(bandwidth)
+        h = bandwidth if isinstance(bandwidth, Tensor) else torch.as_tensor(bandwidth, device="cpu")
         if h.dtype == torch.bool or h.is_complex():
             raise TypeError
         if not (isinstance(bandwidth, Tensor) and h.is_floating_point()):
-            h = torch.as_tensor(bandwidth, dtype=torch.float64)
+            h = torch.as_tensor(bandwidth, dtype=torch.float64, device=h.device)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(
             f"{name} must be a number, or one for each feature; got {bandwidth!r}"
@@ -308,28 +322,44 @@ def check_bandwidth(name: str, bandwidth: Bandwidth, num_features: int | None = 
     return h
 
 
-def _divide(tokens: Tensor, h: Tensor) -> Tensor:
-    wide = at_least_float32(tokens)
-    return wide / h.to(wide)
-
-
-def _gaussian_compare(q: Tensor, k: Tensor) -> Tensor:
-    # Differences first: expanding the square loses all digits at small bandwidths.
-    return -0.5 * (q.unsqueeze(-2) - k.unsqueeze(-3)).square().sum(dim=-1)
+def compare_by_kernel(
+    kernel: str,
+    bandwidth: Float[Tensor, "..."],
+    q: Float[Tensor, "*batch queries features"],
+    k: Float[Tensor, "*batch keys features"],
+) -> Float[Tensor, "*batch queries keys"]:
+    """Scores of a kernel: differences first, which are exact where points lie close together."""
+    differences = q.unsqueeze(-2) - k.unsqueeze(-3)
+    u = differences / bandwidth
+    if kernel == "gaussian":
+        return -0.5 * u.square().sum(dim=-1)
+    scores = _log_kernel(u, kernel)
+    # Who is inside is seen before anything is divided, and rounded.
+    return scores.masked_fill(differences.abs() > bandwidth, -math.inf).sum(dim=-1)
 
 
 def gaussian_as_dot_product(
-    q: Tensor, k: Tensor, preferred: torch.dtype
+    q: Float[Tensor, "*batch queries features"],
+    k: Float[Tensor, "*batch keys features"],
+    bandwidth: Float[Tensor, "..."],
 ) -> tuple[Tensor, Tensor, float] | None:
-    """:meth:`KernelScore.as_dot_product` in a preferred dtype or else in float64.
+    r"""The Gaussian kernel as a dot product with two more features.
 
-    The rounding errors change a score by about eps * the largest square, and an average by half
-    of that times the range of the values.
+    .. math:: -\tfrac12 \lVert q - k \rVert^2 =
+        [\,q,\ 1,\ -\tfrac12 \lVert q \rVert^2\,]^\top
+        [\,k,\ -\tfrac12 \lVert k \rVert^2,\ 1\,]
+
+    The squares are larger than the difference, and their rounding errors grow with them: about
+    eps times the largest square, in a score. So the origin moves to the middle of the keys, and
+    float64 serves where float32 would err by more than about 1e-5. Where that is not enough
+    either, the answer is None.
     """
-    for dtype in dict.fromkeys((preferred, torch.float64)):
-        wide = torch.promote_types(q.dtype, dtype)
-        origin = k.detach().to(wide).mean(dim=-2, keepdim=True)
-        near_q, near_k = ((x.to(wide) - origin).to(dtype) for x in (q, k))
+    if 0 in (q.numel(), k.numel()):
+        return None
+    for dtype in dict.fromkeys((q.dtype, torch.float64)):
+        h = bandwidth.to(device=q.device, dtype=dtype)
+        origin = k.detach().to(dtype).mean(dim=-2, keepdim=True)
+        near_q, near_k = ((x.to(dtype) - origin) / h for x in (q, k))
         q_square, k_square = (x.square().sum(dim=-1, keepdim=True) for x in (near_q, near_k))
         largest = torch.maximum(q_square.detach().amax(), k_square.detach().amax())
         allowed = 1e-5 if dtype == torch.float32 else 1e-9

@@ -1,4 +1,7 @@
-"""What a chapter needs to show things: house style, glued values, laboratories, real source."""
+"""What a chapter needs to show things: house style, glued values, laboratories, real source.
+
+IPython and matplotlib are imported when they are used: ``pip install 'd2lattn[notebook]'``.
+"""
 
 import ast
 import inspect
@@ -12,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2lattn import plotting
+from d2lattn.extras import needs
+from d2lattn.plotting import HOUSE_STYLE
 
 __all__ = ["glue", "show_lab", "show_source", "use_house_style"]
 
@@ -36,18 +40,20 @@ def use_house_style(seed: int = 0) -> None:
     """
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be an integer; got {seed!r}")
-    import matplotlib
-    import numpy as np
-    from IPython import get_ipython
+    with needs("notebook"):
+        import matplotlib
+        import numpy as np
+        from IPython import get_ipython
 
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.set_printoptions(precision=4, sci_mode=False, linewidth=79)
     np.set_printoptions(precision=4, suppress=True, linewidth=79)
-    matplotlib.rcParams.update(plotting.HOUSE_STYLE)
+    matplotlib.rcParams.update(HOUSE_STYLE)
     if get_ipython() is not None:
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
+        with needs("notebook"):
+            from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         # No date in the file, and a size that does not follow the tick labels.
         set_matplotlib_formats("svg", metadata={"Date": None}, bbox_inches=None)
@@ -91,8 +97,9 @@ def glue(name: str, value: float | str | Tensor) -> None:
         raise TypeError(f"value must be a number or a text; got {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"value must be finite to be quoted; got {value}")
-    from IPython import get_ipython
-    from IPython.display import display
+    with needs("notebook"):
+        from IPython import get_ipython
+        from IPython.display import display
 
     if get_ipython() is None:
         return  # outside a notebook there is no text to quote it
@@ -141,8 +148,9 @@ def show_lab(name: str, data: Mapping[str, Any], figure: str) -> None:
     text = json.dumps(_rounded("data", data))
     for sign in "<>&":  # nothing ends the script, and EPUB's stricter HTML takes it too
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    from IPython import get_ipython
-    from IPython.display import display
+    with needs("notebook"):
+        from IPython import get_ipython
+        from IPython.display import display
 
     if get_ipython() is None:
         return
@@ -171,7 +179,8 @@ def show_source(obj: Any, *, docstring: bool = False) -> Any:
     TypeError
         If the object has no source code.
     """
-    from IPython.display import Markdown
+    with needs("notebook"):
+        from IPython.display import Markdown
 
     try:
         source = textwrap.dedent(inspect.getsource(obj))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -12,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import d2lattn.additive
-import d2lattn.attention
-import d2lattn.streaming
+import d2lattn.engine.attend
+import d2lattn.engine.in_blocks
+import d2lattn.engine.plan
 from d2lattn import (
     AdditiveScore,
     BilinearScore,
@@ -22,6 +22,7 @@ from d2lattn import (
     KernelScore,
     Score,
 )
+from d2lattn.measure import peak_bytes as peak_bytes  # where the tests look for it
 
 # The tensors are tiny, and threads that wait for each other beside other processes are slow.
 torch.set_num_threads(1)
@@ -99,21 +100,6 @@ def gradients(result: Tensor, inputs: list[Tensor], seed: int = 99) -> list[Tens
     return list(torch.autograd.grad((result * weighting).sum(), inputs, materialize_grads=True))
 
 
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most memory that what ``run`` allocates takes at any one time."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    results = profiler.profiler.kineto_results
-    events = [event for event in results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
-
-
 class D2LAdditiveAttention(nn.Module):
     """Additive attention as D2L defines it (section "Attention Scoring Functions"), without mask.
 
@@ -149,15 +135,18 @@ def softmax_by_hand(scores: list[float]) -> list[float]:
     return [exponential / sum(exponentials) for exponential in exponentials]
 
 
-def make_tiles(patch: pytest.MonkeyPatch, elements: int, keys: int) -> None:
-    """Streaming goes by tiles of so many elements and keys."""
-    patch.setattr(d2lattn.streaming, "_ELEMENTS_OF_A_TILE", elements)
-    patch.setattr(d2lattn.streaming, "_KEYS_OF_A_TILE", keys)
-    patch.setattr(d2lattn.streaming, "_SCORES_WORTH_A_CALL", elements)
-    patch.setattr(d2lattn.additive, "_ELEMENTS_OF_THE_BUFFER", 2 * elements)
+def make_blocks(patch: pytest.MonkeyPatch, elements: int) -> None:
+    """What is large goes by blocks of so many elements, and pieces as small as that."""
+    patch.setattr(d2lattn.engine.in_blocks, "ELEMENTS", elements)
+    patch.setattr(d2lattn.engine.attend, "BOOLEANS_AT_ONCE", elements)
+    patch.setattr(d2lattn.engine.plan, "MIXED", elements)
+    patch.setattr(d2lattn.engine.plan, "FEWEST_ROWS", 1)
+    patch.setattr(d2lattn.engine.plan, "TRIANGLE", 1)
+    patch.setattr(d2lattn.engine.plan, "WORTH_A_CALL", elements)
+    patch.setattr(d2lattn.additive, "ELEMENTS_OF_THE_BUFFER", 2 * elements)
 
 
-def stream_in_tiles(patch: pytest.MonkeyPatch, elements: int, keys: int = 3) -> None:
+def stream_in_blocks(patch: pytest.MonkeyPatch, elements: int) -> None:
     """The same, and without weights attention of any size streams."""
-    patch.setattr(d2lattn.attention, "_SCORES_AT_ONCE", 0)
-    make_tiles(patch, elements, keys)
+    patch.setattr(d2lattn.engine.attend, "SCORES_AT_ONCE", 0)
+    make_blocks(patch, elements)

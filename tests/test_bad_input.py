@@ -102,9 +102,9 @@ LENGTHS_AND_MASKS: Table = {
         lambda: attend(Q, K, V, torch.ones(2, 4, dtype=torch.long), need_weights=False),
         ValueError, r"valid_lens must have shape \(2,\).* or \(2, 3\).*; got \(2, 4\)",
     ),
-    "lengths that would broadcast": (
-        lambda: attend(Q, K, V, torch.ones(2, 1, dtype=torch.long)),
-        ValueError, r"valid_lens must have shape \(2,\).* or \(2, 3\).*; got \(2, 1\)",
+    "lengths with an axis too many": (
+        lambda: attend(Q, K, V, torch.ones(2, 1, 1, dtype=torch.long)),
+        ValueError, r"valid_lens must have shape \(2,\).* or \(2, 3\).*; got \(2, 1, 1\)",
     ),
     "lengths on another device": (
         lambda: masked_softmax(SCORES, LENS.to("meta")),
@@ -146,9 +146,9 @@ LENGTHS_AND_MASKS: Table = {
         lambda: masked_softmax([[1.0]]),  # type: ignore[arg-type]
         TypeError, r"scores must be a tensor; got list",
     ),
-    "scores of one axis": (
-        lambda: masked_softmax(torch.zeros(5)),
-        ValueError, r"scores must have shape \(\*batch, queries, keys\); got \(5,\)",
+    "a score without axes": (
+        lambda: masked_softmax(torch.tensor(5.0)),
+        ValueError, r"scores must have shape \(\*batch, queries, keys\) or \(keys,\); got \(\)",
     ),
     "a negative number of keys": (
         lambda: length_mask(lens(0), -1),

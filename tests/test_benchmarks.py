@@ -17,6 +17,8 @@ from tests.helpers import close
 
 SMALL: dict[str, dict[str, Any]] = {
     "dot_product": {"batch": 2, "length": 12, "width": 4},
+    "small": {"batch": 3, "queries": 2, "length": 5, "width": 4, "lengths": True, "calls": 2},
+    "masked": {"length": 24, "width": 4},
     "additive": {"batch": 2, "length": 12, "hidden": 4},
     "gaussian": {"length": 40},
 }
@@ -28,10 +30,45 @@ def test_every_peer_computes_what_the_package_computes(work: str) -> None:
     expected = contestants.pop(works.OURS)()
     compared = set()
     for name, run in contestants.items():
-        if name not in ("floor", "KeOps"):  # a floor computes nothing; KeOps need not be there
-            close(run(), expected.detach(), 1e-5)
+        if name in ("KeOps", "compiled broadcast"):  # which need not be there, or a compiler
+            continue
+        if (found := run()) is not None:  # a floor computes nothing
+            close(found, expected.detach(), 1e-5)
             compared.add(name)
     assert compared
+
+
+@pytest.mark.parametrize("mask", ["window", "documents", "causal"])
+@pytest.mark.parametrize("queries", [None, 7])
+def test_sdpa_gets_every_mask_as_booleans(mask: str, queries: int | None) -> None:
+    if mask == "documents" and queries:
+        pytest.skip("its numbers are those of all keys")
+    contestants = works.masked(mask, length=400, queries=queries, width=4)
+    close(contestants["SDPA with booleans"](), contestants[works.OURS](), 1e-5)
+
+
+@pytest.mark.parametrize("score", ["dot product", "additive", "ALiBi", "a user's own"])
+def test_a_masked_work_gives_the_gradients_of_inputs_and_parameters(score: str) -> None:
+    contestants = works.masked(score=score, length=300, width=4, backward=True)
+    ours = contestants[works.OURS]()
+    assert len(ours) == 3 + {"additive": 3, "a user's own": 1}.get(score, 0)
+    assert all(gradient.any() for gradient in ours)
+    assert contestants["full attention"]() is None  # another work: nothing to compare
+
+
+def test_the_exponent_of_two_lengths_is_found_turn_by_turn() -> None:
+    times = {works.OURS: [16.0, 4.0, 80.0], "shorter": [1.0, 1.0, 10.0]}
+    found = bench_targets.growing(times, "shorter", 4)["measured"]
+    assert (found.value, found.low, found.high, found.runs) == pytest.approx((1.5, 1, 2, 3))
+
+
+def test_without_a_compiler_the_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(function: Any) -> Any:
+        raise RuntimeError("no g++\nin a hundred lines")
+
+    monkeypatch.setattr(peers.torch, "compile", fail)
+    expected = "skipped: torch.compile does not compile here (RuntimeError: no g++)"
+    assert peers.why_no_compiler() == expected
 
 
 def test_with_lengths_sdpa_gets_them_as_a_mask() -> None:

@@ -277,7 +277,7 @@ def test_d2l_defect_6_only_three_axes_and_prefix_lengths(batch):
     close(weights, softmax_of_what_is_valid(scores, allowed))
 
 
-@pytest.mark.parametrize("shape", [(3,), (1,), (2, 1), (2, 4), (2, 3, 1), ()])
+@pytest.mark.parametrize("shape", [(3,), (2, 4), (2, 3, 1), (1, 3, 1), ()])
 def test_d2l_defect_6_lengths_of_a_wrong_shape_are_accepted_silently(shape):
     with pytest.raises(ValueError, match=r"valid_lens must have shape \(2,\).* or \(2, 3\)"):
         masked_softmax(torch.zeros(2, 3, 5), torch.ones(shape, dtype=torch.long))

@@ -237,6 +237,22 @@ def test_importing_the_package_adds_less_than_150_ms_to_importing_torch():
     assert statistics.median(seconds) < 0.150
 
 
+@pytest.mark.parametrize(
+    "show",
+    [
+        lambda: glue("answer", 42),
+        lambda: show_lab("masked-softmax", {}, figure="fig-lab"),
+        lambda: show_source(masked_softmax),
+        use_house_style,
+    ],
+)
+def test_without_ipython_a_notebook_says_what_to_install(show, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "IPython"]:
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not there
+    with pytest.raises(ModuleNotFoundError, match=r"IPython.*pip install 'd2lattn\[notebook\]'"):
+        show()
+
+
 def test_everything_in_the_public_list_is_there_and_documented():
     for name in d2lattn.__all__:
         assert getattr(d2lattn, name).__doc__, name

@@ -1,6 +1,7 @@
 """Figures: what is drawn, on which scale, with which labels; and the same file each time."""
 
 import io
+import sys
 from collections.abc import Iterator
 
 import matplotlib
@@ -18,9 +19,12 @@ from d2lattn.plotting import (
     QUERY,
     VALUE,
     show_bars,
+    show_convex_hull,
     show_curves,
     show_heatmaps,
+    show_histograms,
     show_pair_table,
+    show_plane,
     show_regression,
 )
 from tests.helpers import normal
@@ -303,6 +307,11 @@ def every_figure() -> list[Figure]:
         show_curves(X, {"a": X, "b": -X}, xlabel="x", ylabel="y", marks={"here": (1.0, 1.0)}),
         show_pair_table(PAIR_QUERIES, PAIR_KEYS, PAIRS, decimals=1),
         show_bars(STEPS, xlabel="x", ylabel="y"),
+        show_histograms({"a": X, "b": X / 2}, grid=grid, curves={"flat": grid * 0}, xlabel="x"),
+        show_plane(
+            X[:2], PAIR_KEYS.mT, WEIGHTS[0, :, 0, :4], scores=PAIRS[:1, :3, :3].expand(3, 3, 3)
+        ),
+        show_convex_hull(PAIR_KEYS.mT, {"mean": PAIR_KEYS.mT.mean(0, keepdim=True)}),
     ]
 
 
@@ -342,3 +351,24 @@ def test_drawing_leaves_the_random_generator_where_it_was():
 def test_the_house_style_consists_of_settings_that_matplotlib_knows():
     assert set(HOUSE_STYLE) <= set(matplotlib.rcParams)
     assert HOUSE_STYLE["svg.hashsalt"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: show_bars(STEPS, xlabel="x", ylabel="y"),
+        lambda: show_convex_hull(torch.eye(2), {}),
+        lambda: show_curves(X, {"a": X}, xlabel="x", ylabel="y"),
+        lambda: show_heatmaps(WEIGHTS),
+        lambda: show_histograms({"a": X}, xlabel="x"),
+        lambda: show_pair_table(PAIR_QUERIES, PAIR_KEYS, PAIRS),
+        lambda: show_plane(torch.ones(2), torch.eye(2), torch.tensor([[0.5, 0.5]])),
+        lambda: show_regression(X, X),
+        notebook.use_house_style,
+    ],
+)
+def test_without_matplotlib_drawing_says_what_to_install(draw, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not there
+    with pytest.raises(ModuleNotFoundError, match=r"matplotlib.*pip install 'd2lattn\[notebook\]'"):
+        draw()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
+
+import d2lattn
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "d2lattn"
@@ -48,11 +51,20 @@ def test_the_lock_holds_every_dependency_within_its_range() -> None:
         assert locked[requirement.name.lower()] in requirement.specifier, requirement
 
 
+def test_every_file_names_the_version_of_the_package() -> None:
+    assert "version" in PROJECT["dynamic"]
+    assert "version" not in PROJECT
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, re.MULTILINE) == [d2lattn.__version__]
+    book = re.findall(r'^ +version: "(.*)"$', (ROOT / "_config.yml").read_text(), re.MULTILINE)
+    assert book == [d2lattn.__version__.rpartition(".")[0]]
+
+
 def test_the_package_is_as_small_as_the_readme_says() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     said = re.search(r"It is small: ([\d,]+) lines of code", readme)
     assert said
-    real = sum(lines_of_code(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py"))
+    real = sum(lines_of_code(path.read_text(encoding="utf-8")) for path in sources())
     assert abs(int(said[1].replace(",", "")) - real) < 0.2 * real, f"it is {real} lines now"
 
 
@@ -65,6 +77,11 @@ def test_the_picture_of_the_course_shows_what_its_numbers_compute() -> None:
     exact = scores.softmax(dim=0)
     torch.testing.assert_close(weights, exact, rtol=0, atol=0.005)  # two decimals
     torch.testing.assert_close(output, (exact * values).sum(), rtol=0, atol=0.05)  # one
+
+
+def sources() -> Iterator[Path]:
+    """The package, without what only checks the answers of its learners."""
+    return (path for path in PACKAGE.rglob("*.py") if "exercises" not in path.parts)
 
 
 def lines_of_code(source: str) -> int:

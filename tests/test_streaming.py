@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import d2lattn.attention
-import d2lattn.streaming
+import d2lattn.engine.attend
 from d2lattn import (
     AdditiveScore,
     Attention,
@@ -31,9 +30,9 @@ from tests.helpers import (
     close,
     gradients,
     in_float64,
-    make_tiles,
     normal,
     peak_bytes,
+    stream_in_blocks,
 )
 from tests.helpers import queries_keys_values as inputs_of
 
@@ -67,7 +66,7 @@ def problems(draw):
     """Shapes, tiles that do not divide them, and every kind of restriction."""
     batch = tuple(draw(st.lists(st.integers(1, 3), max_size=2)))
     num_queries, num_keys = draw(st.integers(1, 7)), draw(st.integers(1, 9))
-    tile = draw(st.integers(1, 200)), draw(st.integers(1, 4))
+    elements = draw(st.integers(1, 200))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     kind = draw(st.sampled_from(["all", "per batch", "per query", "mask", "causal", "both"]))
     lens = mask = None
@@ -78,20 +77,20 @@ def problems(draw):
         mask = torch.rand(*batch, num_queries, num_keys, generator=generator) > 0.4
     if kind == "causal":
         mask = causal_mask(num_queries, num_keys)
-    return batch, num_queries, num_keys, tile, lens, mask
+    return batch, num_queries, num_keys, elements, lens, mask
 
 
 @every_score
 @settings(deadline=None, max_examples=12, derandomize=True)
 @given(problem=problems())
 def test_streaming_gives_the_values_and_gradients_of_the_plain_formula(name, problem):
-    batch, num_queries, num_keys, (elements, columns), lens, mask = problem
+    batch, num_queries, num_keys, elements, lens, mask = problem
     torch.manual_seed(0)
     score = SCORES[name]().double()
     inputs = inputs_of(*batch, num_queries=num_queries, num_keys=num_keys, requires_grad=True)
     wanted = [*inputs, *score.parameters()]
     with pytest.MonkeyPatch.context() as patch:
-        make_tiles(patch, elements, columns)
+        stream_in_blocks(patch, elements)
         streamed = stream_attention(score, *inputs, lens, mask=mask)
         output, logsumexp = plain(score, *inputs, lens, mask)
         close(streamed.output, output)
@@ -119,10 +118,10 @@ def test_every_dtype_streams_to_its_own_dtype_and_the_float64_result(dtype, ever
     close(streamed.logsumexp[1], expected[1][1], tolerance=max(2e-6, TOLERANCE[dtype] / 1000))
 
 
-@pytest.fixture(params=[(1, 1), (60, 4), (2**18, 256)], ids=str)
+@pytest.fixture(params=[1, 60, 2**18], ids=str)
 def every_tile(request, monkeypatch):
     """Tiles of one pair, of a few, and of all."""
-    make_tiles(monkeypatch, *request.param)
+    stream_in_blocks(monkeypatch, request.param)
 
 
 @every_score
@@ -259,7 +258,7 @@ def test_the_gradient_with_dropout_is_that_of_the_dropped_weights(name, every_ti
         (DotProductScore(), "per query"),
         (AdditiveScore(16, 16, 4), "per batch"),
         (AdditiveScore(16, 16, 4), "per query"),
-        (lambda q, k: dot_product_score(q, k), "per batch"),
+        (Squashed(16, 16, 4), "per batch"),
     ],
 )
 def test_no_tensor_of_queries_x_keys_is_held_forward_or_backward(score, restricted):
@@ -368,7 +367,7 @@ def test_a_score_of_another_shape_is_refused():
 
 
 def test_attention_without_weights_streams_what_is_large(monkeypatch):
-    monkeypatch.setattr(d2lattn.attention, "_SCORES_AT_ONCE", 10)
+    monkeypatch.setattr(d2lattn.engine.attend, "SCORES_AT_ONCE", 10)
     inputs = inputs_of(2, num_queries=8, num_keys=8)
     attention = DotProductAttention()
     close(attention(*inputs, need_weights=False).output, attention(*inputs).output)
@@ -376,7 +375,7 @@ def test_attention_without_weights_streams_what_is_large(monkeypatch):
 
 @pytest.mark.parametrize("attention", [DotProductAttention(), Attention(AdditiveScore(4, 4, 3))])
 def test_transforms_of_large_attention_give_what_small_attention_gives(attention, monkeypatch):
-    monkeypatch.setattr(d2lattn.attention, "_SCORES_AT_ONCE", 10)
+    monkeypatch.setattr(d2lattn.engine.attend, "SCORES_AT_ONCE", 10)
     tokens, lens = normal(2, 6, 4, dtype=torch.float32), torch.tensor([2, 6])
 
     def attend(tokens: Tensor, lens: Tensor, need_weights: bool = False) -> Tensor:

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tests.gate.refresh import main, refresh, refresh_all
+from tools.refresh import main, refresh, refresh_all
 
 CELLS = [
     "import time",

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.site.serving import PUBLISHED, QUIET, build, reader_pages, required_chromium, served
+from tests.site.helpers import PUBLISHED, required_chromium
+from tools.serving import QUIET, build, reader_pages, served
 
 
 @pytest.fixture(scope="session")

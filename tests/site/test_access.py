@@ -12,7 +12,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from tests.site.serving import ABSENT, DESK
+from tests.site.helpers import ABSENT
+from tools.serving import DESK
 
 # All that the theme decides: colours, and which of two images of a pair is there.
 OF_COLOUR = ["color-contrast", "link-in-text-block", "image-alt"]

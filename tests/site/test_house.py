@@ -15,6 +15,7 @@ from docutils.utils import new_document
 from matplotlib.colors import to_hex
 
 from d2lattn import plotting
+from d2lattn.plotting.style import LINES
 
 
 @pytest.mark.parametrize("environment", [{}, {"BOOK_REPOSITORY_URL": " "}])
@@ -140,14 +141,14 @@ def _luminance(colour: list[float]) -> float:  # WCAG 2.2
     return sum(map(operator.mul, (0.2126, 0.7152, 0.0722), linear))
 
 
-@pytest.mark.parametrize("colour", ["#333333", *plotting._LINES])
+@pytest.mark.parametrize("colour", ["#333333", *LINES])
 def test_figures_can_be_read_on_a_dark_page(colour: str) -> None:
     page, ink = _luminance(_on_a_dark_page("#ffffff")), _luminance(_on_a_dark_page(colour))
     assert page < 0.01
     assert (ink + 0.05) / (page + 0.05) >= 4.5
     light = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     dark = _on_a_dark_page(colour)
-    if colour in plotting._LINES[:3]:  # the same channel leads: orange does not turn blue
+    if colour in LINES[:3]:  # the same channel leads: orange does not turn blue
         assert dark.index(max(dark)) == light.index(max(light))
 
 

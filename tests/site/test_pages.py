@@ -12,7 +12,9 @@ from bs4 import BeautifulSoup, Tag
 from PIL import Image
 
 import d2lattn
-from tests.site.serving import PUBLISHED, ROOT
+from d2lattn import exercises, measure, notebook
+from tests.site.helpers import PUBLISHED
+from tools.serving import ROOT
 
 # Links that a reader may follow; everything else on a page must come with the book.
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "srcset"}
@@ -217,7 +219,8 @@ def test_the_reference_covers_every_public_name(site: Path) -> None:
     documented = anchors(site / "book" / "api.html")
     public = {f"d2lattn.{name}" for name in d2lattn.__all__}
     public -= {"d2lattn.notebook", "d2lattn.plotting"}
-    public |= {f"d2lattn.notebook.{name}" for name in d2lattn.notebook.__all__}
+    for module in (notebook, measure, exercises):
+        public |= {f"{module.__name__}.{name}" for name in module.__all__}
     public |= {
         f"d2lattn.plotting.{name}"
         for name in d2lattn.plotting.__all__

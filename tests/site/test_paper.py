@@ -15,8 +15,8 @@ import pytest
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, ViewportSize
 
-from tests.site.pdf import book_on_paper, write_book
-from tests.site.serving import build
+from tools.pdf import book_on_paper, write_book
+from tools.serving import build
 
 HTML = "{http://www.w3.org/1999/xhtml}"
 MATHML = "{http://www.w3.org/1998/Math/MathML}"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, ViewportSize
 
-from tests.site.serving import ABSENT, DESK
+from tests.site.helpers import ABSENT
+from tools.serving import DESK
 
 PHONE = ViewportSize(width=360, height=780)
 

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from tests.site import serving
-from tests.site.serving import ROOT, required_chromium
+from tests.site.helpers import required_chromium
+from tools import serving
+from tools.serving import ROOT
 
 
 def test_without_a_browser_the_tests_say_what_they_leave_out(

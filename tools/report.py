@@ -19,7 +19,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, CDPSession, Locator, Page, sync_playwright
 
-from tests.site.serving import DESK, QUIET, build, reader_pages, served, system_chromium
+from tools.serving import DESK, QUIET, build, reader_pages, served, system_chromium
 
 SLOWER = 4
 LINE = {"offline": False, "latency": 150, "downloadThroughput": 2e5, "uploadThroughput": 2e5}

@@ -1,6 +1,6 @@
 """Run chapters again and store only the outputs that really changed.
 
-    python -m tests.gate.refresh [--check] [CHAPTER ...]
+    python -m tools.refresh [--check] [CHAPTER ...]
 
 "Really" means: by the comparison that the tests use. A notebook whose outputs are all still
 true stays as it is, byte for byte, on whatever machine this runs.
@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 from tqdm import tqdm
 from traitlets import default
 
@@ -59,12 +60,17 @@ class Report:
         return f"{self.chapter}: {'counts and metadata tidied' if self.tidied else 'unchanged'}"
 
 
-class _KernelManager(AsyncKernelManager):
-    """Starts the Python that runs this, whatever kernels are installed, as nbval does."""
+class _ThisPython(KernelSpecManager):
+    """Knows the Python that runs this and no other, whatever kernels are installed."""
 
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+
+class _KernelManager(AsyncKernelManager):
     @default("kernel_spec_manager")
-    def _this_python(self) -> NbvalKernelspecManager:
-        return NbvalKernelspecManager()
+    def _this_python(self) -> KernelSpecManager:
+        return _ThisPython()
 
 
 def run_cells(
@@ -77,7 +83,7 @@ def run_cells(
             cell.outputs, cell.execution_count = [], None
     client = NotebookClient(
         fresh,
-        kernel_name=CURRENT_ENV_KERNEL_NAME,
+        kernel_name="python3",
         kernel_manager_class=_KernelManager,
         timeout=CELL_TIMEOUT,
         record_timing=False,
@@ -148,7 +154,7 @@ def refresh_all(paths: list[Path], *, write: bool = True) -> list[Report]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Refresh the chapters named on the command line, or all."""
-    parser = argparse.ArgumentParser(prog="python -m tests.gate.refresh", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.refresh", description=__doc__)
     parser.add_argument("chapters", nargs="*", help="names or paths; all chapters by default")
     parser.add_argument("--check", action="store_true", help="write nothing, fail on changes")
     options = parser.parse_args(arguments)

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import pikepdf
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.site.serving import QUIET, build, served, system_chromium
+from tools.serving import QUIET, build, served, system_chromium
 
 PREPARE = (Path(__file__).parent / "paper.js").read_text(encoding="utf-8")
 PAPER = {  # its size and margins are in book/_static/print.css

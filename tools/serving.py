@@ -15,10 +15,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import ViewportSize
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 QUIET = [  # it asks for nothing by itself
     "--no-sandbox",
@@ -29,12 +28,6 @@ QUIET = [  # it asks for nothing by itself
     "--disable-component-update",
     "--disable-sync",
 ]
-# The edition that the tests open: a fork's, published under a path of its own.
-PUBLISHED = {
-    "BOOK_URL": "https://someone.github.io/course",
-    "BOOK_REPOSITORY_URL": "https://github.com/someone/course",
-}
-ABSENT = "no/such/page.html"  # so deep that relative links would fail
 DESK = ViewportSize(width=1280, height=900)
 TEXT = {".html", ".css", ".js", ".mjs", ".svg", ".json", ".ipynb", ".txt", ".xml"}
 
@@ -108,17 +101,6 @@ def served(site: Path) -> Iterator[str]:
 
 def system_chromium() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
-def required_chromium() -> str:
-    """The system's Chromium, for a test. With REQUIRE_BROWSER set, its absence is a failure."""
-    program = system_chromium()
-    if program is None:
-        message = "no Chromium on this machine: links were checked, but no page was opened"
-        if os.environ.get("REQUIRE_BROWSER"):
-            pytest.fail(message, pytrace=False)
-        pytest.skip(message)
-    return program
 
 
 def reader_pages(site: Path) -> list[Path]:

@@ -1,0 +1,238 @@
+"""Scores on top of a score: something added for each pair of positions, or a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from d2lattn.blocks import Block
+from d2lattn.checks import at_least_float32, check_broadcasts, check_floating, check_number
+from d2lattn.engine.probe import pairs_of, tensors_of, tried
+from d2lattn.score import (
+    Pairs,
+    Score,
+    ScoreFunction,
+    all_scores,
+    is_hooked_inside,
+    knows,
+    without_autocast,
+)
+
+__all__ = ["Biased", "SoftCapped"]
+
+Change = Callable[[Tensor, Block], Tensor]
+Bias = Tensor | Callable[[Tensor, Tensor], Tensor]
+
+
+class OnTop(Score):
+    """What the scores of another score are changed into, each pair on its own."""
+
+    def __init__(self, score: ScoreFunction) -> None:
+        super().__init__()
+        if isinstance(score, type) or not callable(score):
+            raise TypeError(
+                f"score must be a function of (queries, keys) or a module, made with its "
+                f"arguments; got {score!r}"
+            )
+        self.score = score
+
+    def change(self, scores: Float[Tensor, "*batch rows columns"], block: Block) -> Tensor:
+        """The scores of a block, changed."""
+        raise NotImplementedError
+
+    def change_of_now(self, device: torch.device) -> tuple[Change, tuple[Tensor, ...], bool] | None:
+        """The same with the tensors of this moment; those; whether there may be others."""
+        return self.change, (), False
+
+    def in_halves(self) -> bool:
+        return super().in_halves() and isinstance(self.score, Score) and self.score.in_halves()
+
+    def project(
+        self,
+        queries: Float[Tensor, "*batch queries query_features"],
+        keys: Float[Tensor, "*batch keys key_features"],
+    ) -> tuple[Float[Tensor, "*batch queries hidden"], Float[Tensor, "*batch keys hidden"]]:
+        """As the score below does."""
+        return (
+            self.score.project(queries, keys) if isinstance(self.score, Score) else (queries, keys)
+        )
+
+    def compare(
+        self,
+        q: Float[Tensor, "*batch queries hidden"],
+        k: Float[Tensor, "*batch keys hidden"],
+    ) -> Float[Tensor, "*batch queries keys"]:
+        """As the score below does, and then changed."""
+        compare = self.score.compare if isinstance(self.score, Score) else self.score
+        scores = compare(q, k)
+        return self.change(scores, Block.whole(tuple(scores.shape)))
+
+    def wide(self, queries: Tensor, keys: Tensor) -> Float[Tensor, "*batch queries keys"]:
+        if self.in_halves():
+            return super().wide(queries, keys)
+        scores = at_least_float32(all_scores(self.score, queries, keys))
+        with without_autocast(scores):
+            return self.change(scores, Block.whole(tuple(scores.shape)))
+
+    def pairs(self, q: Tensor, k: Tensor) -> Pairs | None:
+        """Those of the score below, changed."""
+        if not isinstance(self.score, Score) or not knows(self, "change_of_now", of="change"):
+            return None
+        below, found = pairs_of(self.score, q, k), self.change_of_now(q.device)
+        if below is None or found is None:
+            return None
+        change, tensors, unknown = found
+
+        def compare(q: Tensor, k: Tensor, block: Block) -> Tensor:
+            return change(below.compare(q, k, block), block)
+
+        return below._replace(
+            compare=compare,
+            tensors=(*below.tensors, *tensors),
+            unknown=below.unknown or unknown,
+        )
+
+
+class Biased(OnTop):
+    r"""A score plus something for each pair of positions.
+
+    .. math:: a'(q_i, k_j) = a(q_i, k_j) + b_{ij}
+
+    It streams as the score does: a learned or a fixed bias then works at any length.
+
+    Parameters
+    ----------
+    score
+        The score below.
+    bias
+        A floating tensor that broadcasts to ``(*batch, queries, keys)``; or a function or module
+        of positions ``i``, shape ``(queries, 1)``, and ``j``, shape ``(1, keys)``, that returns
+        one. The last query stands at the last key: ``i`` counts from ``keys - queries``. A
+        function is asked for some queries and keys at a time.
+
+    Raises
+    ------
+    TypeError
+        If the score or the bias cannot be used as one, or the function returns no numbers.
+    ValueError
+        If the bias does not broadcast to the scores.
+
+    Examples
+    --------
+    >>> from d2lattn import DotProductScore
+    >>> score = Biased(DotProductScore(), lambda i, j: -0.5 * (i - j).abs())  # ALiBi, one head
+    >>> score(torch.zeros(2, 4), torch.zeros(3, 4))
+    tensor([[-0.5000,  0.0000, -0.5000],
+            [-1.0000, -0.5000,  0.0000]])
+
+    References
+    ----------
+    Press, Smith and Lewis, "Train Short, Test Long" (2022); Shaw, Uszkoreit and Vaswani,
+    "Self-Attention with Relative Position Representations" (2018).
+    """
+
+    bias: Any
+
+    def __init__(self, score: ScoreFunction, bias: Bias) -> None:
+        super().__init__(score)
+        if isinstance(bias, Tensor):
+            check_floating("bias", bias)
+        elif isinstance(bias, type) or not callable(bias):
+            raise TypeError(
+                f"bias must be a tensor, or a function or module of positions (i, j); got {bias!r}"
+            )
+        if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
+            self.register_buffer("bias", bias)
+        else:
+            self.bias = bias
+
+    def change(self, scores: Float[Tensor, "*batch rows columns"], block: Block) -> Tensor:
+        """The bias of the block added."""
+        return _add(self.bias, scores, block)
+
+    def change_of_now(self, device: torch.device) -> tuple[Change, tuple[Tensor, ...], bool] | None:
+        """With the tensor, or the module's tensors, of this moment."""
+        bias = self.bias
+        if isinstance(bias, Tensor):
+            return partial(_add, bias), (bias,), False
+        if not isinstance(bias, nn.Module):
+            return partial(_add, bias), (), True
+        position = torch.zeros(1, 1, dtype=torch.long, device=device)
+        if is_hooked_inside(bias) or tried([partial(bias, position, position)], bias) is None:
+            return None
+        named = tensors_of(bias)
+        call = lambda i, j: functional_call(bias, named, (i, j))  # noqa: E731
+        return partial(_add, call), tuple(named.values()), True
+
+
+def _add(bias: Bias, scores: Tensor, block: Block) -> Tensor:
+    name = "bias"
+    if not isinstance(bias, Tensor):
+        name, bias = "what bias returns", bias(*block.positions(scores.device))
+        if not isinstance(bias, Tensor) or bias.dtype == torch.bool:
+            got = bias.dtype if isinstance(bias, Tensor) else type(bias).__name__
+            raise TypeError(
+                f"bias must return a tensor of numbers; got {got} (a mask of booleans is another "
+                "thing: Mask.where takes such a function)"
+            )
+        check_broadcasts(name, bias, (*block.shape[:-2], *block.sizes[-2:]))
+        block = block._replace(rows=slice(None), columns=slice(None))
+    else:
+        check_broadcasts(name, bias, block.shape)
+    return scores + block.cut(bias).to(scores.dtype)
+
+
+class SoftCapped(OnTop):
+    r"""A score that cannot leave an interval.
+
+    .. math:: a'(q, k) = c \tanh \frac{a(q, k)}{c}
+
+    Parameters
+    ----------
+    score
+        The score below.
+    cap
+        :math:`c > 0`: no score is larger, nor less than :math:`-c`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the score cannot be used as one, or the cap is not a positive finite number.
+
+    Examples
+    --------
+    >>> from d2lattn import DotProductScore
+    >>> score = SoftCapped(DotProductScore(scale=1.0), cap=2.0)
+    >>> score(torch.tensor([[1.0], [100.0]]), torch.tensor([[1.0]]))
+    tensor([[0.9242],
+            [2.0000]])
+
+    References
+    ----------
+    Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size" (2024), section 2.
+    """
+
+    def __init__(self, score: ScoreFunction, cap: float) -> None:
+        super().__init__(score)
+        check_number("cap", cap)
+        if cap <= 0:
+            raise ValueError(f"cap must be positive; got {cap}")
+        self.cap = cap
+
+    def extra_repr(self) -> str:
+        return f"cap={self.cap}"
+
+    def change(self, scores: Float[Tensor, "*batch rows columns"], block: Block) -> Tensor:
+        """Bent towards the cap."""
+        return self.cap * (scores / self.cap).tanh()
+
+    def change_of_now(self, device: torch.device) -> tuple[Change, tuple[Tensor, ...], bool]:
+        """With the cap of this moment."""
+        cap = self.cap
+        return lambda scores, _: cap * (scores / cap).tanh(), (), False

@@ -1,0 +1,207 @@
+"""Errors that name the argument, what it was and what was expected; and what can be looked at."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+# --- what can be looked at ---
+
+
+def is_ordinary(*tensors: Tensor) -> bool:
+    """Whether these are tensors with numbers, in eager mode and outside of every transform.
+
+    Only there may a fast way of our own run: it looks at values, and autograd is all that follows.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and torch._C._functorch.maybe_current_level() is None
+        and forward_ad._current_level < 0
+        and torch._C._len_torch_dispatch_stack() == 0
+        and all(
+            type(x) in (Tensor, nn.Parameter)
+            and not x.is_meta
+            and not torch._C._functorch.is_legacy_batchedtensor(x)  # `is_grads_batched`
+            for x in tensors
+        )
+    )
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether there are numbers to look at, as there are not on the meta device or when
+    ``torch.vmap`` or ``torch.compile`` trace what would be done with them."""
+    if is_ordinary(tensor):
+        return True
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.is_meta:
+        return False
+    try:
+        bool((tensor.reshape(-1)[:1] == 0).any())
+    except (RuntimeError, NotImplementedError):  # vmap or a fake tensor: nothing behind it
+        return False
+    return True
+
+
+def first_index(failing: Bool[Tensor, "..."]) -> tuple[int, ...] | None:
+    """Where a check fails first, or None where it holds everywhere or cannot be seen."""
+    if not has_values(failing) or not bool(failing.any()):
+        return None
+    return tuple(failing.nonzero()[0].tolist())
+
+
+def is_finite(*tensors: Tensor) -> bool:
+    """Whether all numbers are, with room to spare: their sum is."""
+    return all(math.isfinite(tensor.sum().item()) for tensor in tensors)
+
+
+def wants_gradients(*tensors: Tensor) -> bool:
+    """Whether autograd follows what is done with any of them."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+# --- dtypes ---
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """``tensor`` itself, or its float32 copy where half precision would round a reduction."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def is_autocast(device: torch.device) -> bool:
+    """Whether operations on this device choose their own dtypes."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def result_dtype(*tokens: Tensor) -> torch.dtype:
+    """The dtype of what is made of them: their own, or what autocast gives PyTorch's attention."""
+    dtype = tokens[0].dtype
+    for other in tokens[1:]:
+        if other.dtype != dtype:
+            dtype = torch.promote_types(dtype, other.dtype)
+    if dtype != torch.float64 and is_autocast(tokens[0].device):
+        return torch.get_autocast_dtype(tokens[0].device.type)
+    return dtype
+
+
+# --- arguments ---
+
+
+def check_floating(name: str, tensor: Tensor) -> None:
+    """Raise a TypeError that names the argument unless it is a floating-point tensor."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor; got {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point; got {tensor.dtype}")
+
+
+def check_integers(name: str, tensor: Tensor) -> None:
+    """Raise a TypeError that names the argument unless it is a tensor of integers."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be an integer tensor; got {type(tensor).__name__}")
+    if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():
+        raise TypeError(f"{name} must hold integers; got {tensor.dtype}")
+
+
+def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    """Raise a ValueError that names the argument unless it lives on ``device``."""
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on {device}, as the rest; got {tensor.device}")
+
+
+def check_count(name: str, number: int) -> None:
+    """Raise an error that names the argument unless it is an integer of at least 0."""
+    if isinstance(number, bool) or not isinstance(number, int | torch.SymInt):
+        raise TypeError(f"{name} must be an integer; got {number!r}")
+    if number < 0:
+        raise ValueError(f"{name} must be at least 0; got {number}")
+
+
+def check_size(name: str, size: int) -> None:
+    """Raise an error that names the argument unless it is a positive integer."""
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"{name} must be an integer; got {size!r}")
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1; got {size}")
+
+
+def check_number(name: str, number: float, expected: str = "a number") -> None:
+    """Raise an error that names the argument unless it is a finite number."""
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise TypeError(f"{name} must be {expected}; got {number!r}")
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite; got {number}")
+
+
+def check_dropout(dropout: float) -> None:
+    """Raise an error unless it is a probability."""
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float):
+        raise TypeError(f"dropout must be a number in [0, 1]; got {dropout!r}")
+    if not 0.0 <= dropout <= 1.0:
+        raise ValueError(f"dropout must be a probability in [0, 1]; got {dropout}")
+
+
+def check_tokens(**tokens: Tensor) -> None:
+    """Raise an error that names the argument unless queries, keys (and values) fit together."""
+    for name, tensor in tokens.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            check_floating(name, tensor)
+        if tensor.ndim < 2:
+            raise ValueError(
+                f"{name} must have shape (*batch, {'queries' if name == 'queries' else 'keys'}, "
+                f"features); got {tuple(tensor.shape)}"
+            )
+    queries = tokens["queries"]
+    batch, dtype, device = queries.shape[:-2], queries.dtype, queries.device
+    for name, tensor in tokens.items():
+        if tensor.device != device:
+            check_device(name, tensor, device)
+        if tensor.dtype != dtype and not is_autocast(device):
+            raise TypeError(
+                f"{name} must have the dtype of the queries, {dtype}; got {tensor.dtype}"
+            )
+        if tensor.shape[:-2] != batch:
+            raise ValueError(
+                f"{name} must have the batch axes of the queries, {tuple(batch)}; "
+                f"got {tuple(tensor.shape[:-2])}"
+            )
+        if name != "values" and tensor.shape[-1] == 0:
+            raise ValueError(f"{name} must have at least one feature; got {tuple(tensor.shape)}")
+        if name == "values" and tensor.shape[-2] != tokens["keys"].shape[-2]:
+            raise ValueError(
+                f"values must be as many as the keys, {tokens['keys'].shape[-2]}; "
+                f"got {tensor.shape[-2]}"
+            )
+
+
+def check_same_width(queries: Tensor, keys: Tensor, remedy: str) -> None:
+    """Raise a ValueError that says what to do unless queries and keys have as many features."""
+    if queries.shape[-1] != keys.shape[-1]:
+        raise ValueError(
+            f"keys must have as many features as the queries, {queries.shape[-1]}; "
+            f"got {keys.shape[-1]} ({remedy})"
+        )
+
+
+def check_scores(scores: Any, expected: tuple[int, ...]) -> None:
+    """Raise an error unless a scoring function returned a tensor of this shape."""
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"score must return a tensor; got {type(scores).__name__}")
+    if scores.shape != expected:
+        raise ValueError(
+            f"score must return shape (*batch, queries, keys) = {tuple(expected)}; "
+            f"got {tuple(scores.shape)}"
+        )
+
+
+def check_broadcasts(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise a ValueError that names the argument unless it broadcasts to scores of this shape."""
+    axes = zip(reversed(tensor.shape), reversed(shape), strict=False)
+    if tensor.ndim > len(shape) or any(have not in (1, want) for have, want in axes):
+        raise ValueError(
+            f"{name} must broadcast to (*batch, queries, keys) = {tuple(shape)}; "
+            f"got {tuple(tensor.shape)}"
+        )

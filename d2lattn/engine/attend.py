@@ -1,0 +1,188 @@
+"""Which way is taken: the one place that chooses, among ways to compute the same function."""
+
+import math
+from collections.abc import Callable
+from functools import partial, reduce
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout as drop
+
+from d2lattn.blocks import Block
+from d2lattn.checks import at_least_float32, check_scores, is_finite, is_ordinary
+from d2lattn.engine.fused import fused
+from d2lattn.engine.in_blocks import in_blocks
+from d2lattn.engine.plain import Average, average, in_few_passes, isolated, log_sum_exp
+from d2lattn.engine.probe import pairs_of
+from d2lattn.restrictions import Restriction
+from d2lattn.score import (
+    Score,
+    ScoreFunction,
+    all_scores,
+    is_hooked,
+    knows,
+    without_autocast,
+)
+
+# Where the weights are not asked for, more scores than these are not made all at once.
+SCORES_AT_ONCE = 2**16
+# Booleans that are looked at together, where it must be known what nobody may see.
+BOOLEANS_AT_ONCE = 2**22
+
+Dropout = Callable[[Tensor], Tensor]
+
+
+def attend(
+    score: ScoreFunction,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Restriction | None,
+    dropout: nn.Module | float,
+    *,
+    need_weights: bool,
+    need_log: bool = False,
+) -> Average:
+    """Attention, of arguments that were checked, in at least float32."""
+    shape = (*queries.shape[:-1], keys.shape[-2])
+    tokens = queries, keys, values
+    active = _active(dropout)
+    ordinary = is_ordinary(*tokens)
+    if not isinstance(score, Score) or not score.in_halves():
+        queries, keys, values = _without_padding(*tokens, mask)
+        scores = all_scores(score, queries, keys)  # asked once, for all of them
+        return _all_at_once(scores, values, shape, mask, active, need_log=need_log)
+    large = ordinary and not need_weights and math.prod(shape) > SCORES_AT_ONCE
+    if ordinary and not large and mask is not None and score.shows_tokens():
+        easy = _if_easy(score, *_projected(score, *tokens), mask, active, need_log)
+        if easy is not None:
+            return easy
+    mixes = large and knows(score, "as_dot_product") and score.mixes_tokens()
+    if mask is not None and (mixes or not (ordinary and is_finite(*tokens))):
+        tokens = _without_padding(*tokens, mask)
+    q, k, v = _projected(score, *tokens)
+    if large and _may_stream(dropout):
+        with without_autocast(q):
+            streamed = _without_weights(score, q, k, v, mask, active, need_log)
+        if streamed is not None:
+            return streamed
+    with without_autocast(q):
+        scores = score.compare(q, k)
+
+    def again() -> Tensor:
+        block = Block.whole(shape)
+        assert mask is not None
+        hidden = mask.hidden(block, q.device)
+        return isolated(lambda q, k, _: score.compare(q, k), q, k, hidden, block).to(v.dtype)
+
+    return _all_at_once(scores, v, shape, mask, active, again=again, need_log=need_log)
+
+
+def _if_easy(
+    score: Score,
+    q: Tensor,
+    k: Tensor,
+    values: Tensor,
+    mask: Restriction,
+    dropout: Dropout | None,
+    need_log: bool,
+) -> Average | None:
+    """Without a look at the tokens: what they are is seen in what is made of them."""
+    with without_autocast(q):
+        scores = score.compare(q, k)
+        shape = tuple(scores.shape)
+        hidden = mask.hidden(Block.whole(shape), q.device)
+        found = in_few_passes(scores, values, hidden, mask.sees_all(shape), dropout)
+        if found is None:
+            return None
+        return Average(*found, log_sum_exp(scores, hidden) if need_log else None)
+
+
+def _without_weights(
+    score: Score,
+    q: Tensor,
+    k: Tensor,
+    values: Tensor,
+    mask: Restriction | None,
+    dropout: Dropout | None,
+    need_log: bool,
+) -> Average | None:
+    """By the fused kernel, or block by block; None where only all at once is the same."""
+    if dropout is None and knows(score, "as_dot_product"):
+        product = score.as_dot_product(q, k)
+        if product is not None:
+            long_q, long_k, scale = product
+            found = fused(long_q, long_k, scale, values.to(long_q.dtype), mask)
+            if found is not None:
+                return Average(found[0], None, found[1])
+    pairs = pairs_of(score, q, k)
+    if pairs is None or (dropout is not None and not pairs.by_batch and q.ndim > 2):
+        return None
+    output, logsumexp = in_blocks(pairs, q, k, values, mask, dropout, need_log=need_log)
+    return Average(output, None, logsumexp)
+
+
+def _all_at_once(
+    scores: Tensor,
+    values: Tensor,
+    shape: tuple[int, ...],
+    mask: Restriction | None,
+    dropout: Dropout | None,
+    *,
+    again: Callable[[], Tensor] | None = None,
+    need_log: bool,
+) -> Average:
+    check_scores(scores, shape)
+    wide = torch.promote_types(at_least_float32(scores).dtype, values.dtype)
+    hidden, sees_all = None, True
+    if mask is not None:
+        hidden, sees_all = mask.hidden(Block.whole(shape), scores.device), mask.sees_all(shape)
+    with without_autocast(values):
+        return average(
+            scores.to(wide), values.to(wide), hidden,
+            sees_all=sees_all, dropout=dropout, again=again, need_log=need_log,
+        )  # fmt: skip
+
+
+def _projected(
+    score: Score, queries: Tensor, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The first half of the score, once for every token; all in one dtype, at least float32."""
+    q, k = score.project(queries, keys)
+    wide = reduce(torch.promote_types, (k.dtype, values.dtype, torch.float32), q.dtype)
+    return q.to(wide), k.to(wide), values.to(wide)
+
+
+def _active(dropout: nn.Module | float) -> Dropout | None:
+    """What drops weights; None where nothing does and nobody listens."""
+    if isinstance(dropout, nn.Module):
+        idle = _is_dropout(dropout) and (not dropout.training or dropout.p == 0)
+        return None if idle else dropout
+    return partial(drop, p=dropout, training=True) if dropout > 0 else None
+
+
+def _is_dropout(module: nn.Module) -> bool:
+    return type(module) is nn.Dropout and not module.inplace and not is_hooked(module)
+
+
+def _may_stream(dropout: nn.Module | float) -> bool:
+    """Whether weights may be dropped some rows at a time."""
+    return not isinstance(dropout, nn.Module) or _is_dropout(dropout)
+
+
+def _without_padding(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Restriction | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Zeros in place of what takes no part, so that not even NaN may spread from it."""
+    if mask is None:
+        return queries, keys, values
+    shape = (*queries.shape[:-1], keys.shape[-2])
+    rows = shape[-2]
+    if is_ordinary(queries):
+        rows = max(1, BOOLEANS_AT_ONCE // max(1, math.prod(shape[:-2]) * shape[-1]))
+    idle, padding = mask.unused(shape, queries.device, rows)
+    return (
+        queries.masked_fill(idle.unsqueeze(-1), 0.0),
+        keys.masked_fill(padding.unsqueeze(-1), 0.0),
+        values.masked_fill(padding.unsqueeze(-1), 0.0),
+    )

@@ -1,0 +1,232 @@
+"""Dot products by PyTorch's fused kernel for CPUs, which also gives the logsumexp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils import _pytree as pytree
+
+from d2lattn.checks import is_finite, is_ordinary, wants_gradients
+from d2lattn.engine.in_blocks import Result, in_blocks
+from d2lattn.engine.plan import Kind, Piece, bias, groups, pieces
+from d2lattn.restrictions import Restriction
+from d2lattn.score import Pairs
+
+# Tokens that are copied to be computed together: 2 MB at 64 features.
+TOKENS = 2**13
+
+_FORWARD, _BACKWARD = (
+    getattr(torch.ops.aten, f"_scaled_dot_product_flash_attention_for_cpu{way}", None)
+    for way in ("", "_backward")
+)
+
+
+def _has_arguments(operator: Any, *names: str) -> bool:
+    """Whether PyTorch still has its private operator, called as we do."""
+    if operator is None:
+        return False
+    found = [argument.name for argument in operator.default._schema.arguments]
+    return found == list(names)
+
+
+AVAILABLE = _has_arguments(
+    _FORWARD, "query", "key", "value", "dropout_p", "is_causal", "attn_mask", "scale"
+) and _has_arguments(
+    _BACKWARD, "grad_out", "query", "key", "value", "out", "logsumexp", "dropout_p", "is_causal",
+    "attn_mask", "scale",
+)  # fmt: skip
+
+
+def dot_products(scale: float) -> Pairs:
+    """Pairs that are scored by a scaled dot product."""
+    tensors = (scale,) if isinstance(scale, Tensor) else ()
+    return Pairs(lambda q, k, block: (q * scale) @ k.mT, tensors)
+
+
+def fused(
+    q: Float[Tensor, "*batch queries features"],
+    k: Float[Tensor, "*batch keys features"],
+    scale: float,
+    values: Float[Tensor, "*batch keys value_features"],
+    mask: Restriction | None,
+) -> Result | None:
+    """Output and logsumexp, of tokens in one dtype; None where the kernel cannot be trusted."""
+    if (
+        not AVAILABLE
+        or q.device.type != "cpu"
+        or q.dtype not in (torch.float32, torch.float64)
+        or 0 in (*q.shape, *k.shape, *values.shape)
+        or (mask is not None and mask.foreign)
+    ):
+        return None
+    leaves, tree = pytree.tree_flatten(mask)
+    if wants_gradients(q, k, values):
+        output, logsumexp = _Fused.apply(scale, tree, q, k, values, *leaves)
+    else:
+        output, logsumexp = _Fused.forward(scale, tree, q, k, values, *leaves)
+    # What is hidden from some may have reached them: 0 times NaN.
+    return None if mask is not None and not is_finite(output) else (output, logsumexp)
+
+
+class _Fused(torch.autograd.Function):
+    """Piece after piece, each joined to what its queries have so far."""
+
+    @staticmethod
+    def forward(
+        scale: float, tree: Any, q: Tensor, k: Tensor, values: Tensor, *leaves: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        mask = pytree.tree_unflatten(leaves, tree)
+        shape = (*q.shape[:-1], k.shape[-2])
+        output = values.new_zeros(*q.shape[:-1], values.shape[-1])
+        logsumexp = values.new_full(q.shape[:-1], -torch.inf)
+        width = max(q.shape[-1], values.shape[-1])  # the kernel takes one width only
+        wide = [_widened(tokens, width) for tokens in (q, k, values)]
+        for group in groups(pieces(shape, mask, q.device), TOKENS):
+            added, empty = _bias(group, mask, q)
+            assert _FORWARD is not None
+            outs, logs = _FORWARD(
+                *_together(group, *wide),
+                is_causal=group[0].kind is Kind.TRIANGLE, attn_mask=added, scale=scale,
+            )  # fmt: skip
+            logs = logs if empty is None else logs.masked_fill(empty, -torch.inf)
+            for piece, out, log in zip(group, *_apart(group, outs, logs), strict=True):
+                at = (*piece.block.batch, piece.block.rows)
+                _join(output[at], logsumexp[at], out[..., : values.shape[-1]], log)
+        return output, logsumexp
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.scale, ctx.tree, *tensors = inputs
+        ctx.save_for_backward(*tensors, *output)  # which notices what is changed in place
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(
+        ctx: Any, d_output: Tensor | None, d_logsumexp: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        q, k, values, *leaves, output, logsumexp = ctx.saved_tensors
+        mask = pytree.tree_unflatten(leaves, ctx.tree)
+        nothing = (None,) * len(leaves)
+        given = [x for x in (d_output, d_logsumexp) if x is not None]
+        if not torch.is_grad_enabled() and is_ordinary(*given):
+            found = _gradients(
+                ctx.scale, mask, q, k, values, output, logsumexp, d_output, d_logsumexp
+            )
+            if mask is None or is_finite(*found):
+                return None, None, *found, *nothing
+        # By operations that can be differentiated again, and that know what is hidden.
+        inputs = [x for x in (q, k, values) if x.requires_grad]
+        with torch.enable_grad():
+            made = in_blocks(dot_products(ctx.scale), q, k, values, mask, None, need_log=True)
+        asked = [
+            (x, d) for x, d in zip(made, (d_output, d_logsumexp), strict=True) if d is not None
+        ]
+        grads = torch.autograd.grad(
+            [x for x, _ in asked], inputs, given,
+            create_graph=torch.is_grad_enabled(), allow_unused=True,
+        )  # fmt: skip
+        by_input = iter(grads)
+        return (
+            None, None,
+            *(next(by_input) if x.requires_grad else None for x in (q, k, values)),
+            *nothing,
+        )  # fmt: skip
+
+
+def _gradients(
+    scale: float,
+    mask: Restriction | None,
+    q: Tensor,
+    k: Tensor,
+    values: Tensor,
+    output: Tensor,
+    logsumexp: Tensor,
+    d_output: Tensor | None,
+    d_logsumexp: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if d_output is None:
+        d_output = torch.zeros_like(output)
+    features = values.shape[-1]
+    width = max(q.shape[-1], features + (d_logsumexp is not None))
+    wide = [_widened(tokens, width) for tokens in (q, k, values)]
+    wide_output, wide_d_output = (_widened(x, width) for x in (output, d_output))
+    empty = logsumexp == -torch.inf
+    logs = logsumexp.masked_fill(empty, 0.0)
+    if d_logsumexp is not None:
+        # The kernel subtracts the sum of d_output * output from d_weights. One more feature, of
+        # which the values have none, makes it add d_logsumexp.
+        wide_output[..., features] = -d_logsumexp.masked_fill(empty, 0.0)
+        wide_d_output[..., features] = 1.0
+    found = [torch.zeros_like(x) for x in (q, k, values)]
+    for group in groups(pieces((*q.shape[:-1], k.shape[-2]), mask, q.device), TOKENS):
+        added, _ = _bias(group, mask, q)
+        assert _BACKWARD is not None
+        grads = _BACKWARD(
+            _stacked(group, wide_d_output, "rows"),
+            *_together(group, *wide),
+            _stacked(group, wide_output, "rows"),
+            _stacked(group, logs.unsqueeze(-1), "rows").squeeze(-1),
+            0.0, group[0].kind is Kind.TRIANGLE, attn_mask=added, scale=scale,
+        )  # fmt: skip
+        for number, (total, grad) in enumerate(zip(found, grads, strict=True)):
+            (parts,) = _apart(group, grad)
+            for piece, part in zip(group, parts, strict=True):
+                index = piece.block.columns if number else piece.block.rows
+                total[(*piece.block.batch, index)] += part[..., : total.shape[-1]]
+    return found[0], found[1], found[2]
+
+
+def _widened(tokens: Tensor, width: int) -> Tensor:
+    """With zeros up to a number of features, and features next to each other in memory."""
+    if tokens.shape[-1] < width:
+        return pad(tokens, (0, width - tokens.shape[-1]))
+    return (
+        tokens
+        if tokens.stride(-1) == 1
+        else torch.empty(tokens.shape, dtype=tokens.dtype).copy_(tokens)
+    )
+
+
+def _stacked(
+    group: list[Piece], tokens: Tensor, axis: str
+) -> Float[Tensor, "batch 1 tokens features"]:
+    """The pieces' tokens, as elements of one batch."""
+    parts = [piece.block.tokens(tokens, getattr(piece.block, axis)) for piece in group]
+    parts = [part.reshape(-1, 1, *part.shape[-2:]) for part in parts]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _together(group: list[Piece], q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    return tuple(
+        _stacked(group, tokens, axis)
+        for tokens, axis in ((q, "rows"), (k, "columns"), (values, "columns"))
+    )
+
+
+def _apart(group: list[Piece], *stacked: Tensor) -> tuple[list[Tensor], ...]:
+    """What belongs to each piece, with the axes of its batch."""
+    batch = group[0].block.sizes[:-2]
+    return tuple(
+        [part.reshape(*batch, *part.shape[2:]) for part in x.chunk(len(group))] for x in stacked
+    )
+
+
+def _bias(
+    group: list[Piece], mask: Restriction | None, like: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    if mask is None or group[0].kind is not Kind.MIXED:
+        return None, None
+    return bias(group[0].block, mask, like)
+
+
+def _join(output: Tensor, logsumexp: Tensor, other: Tensor, log: Tensor) -> None:
+    """Take what other keys gave into what there is, in place."""
+    total = torch.logaddexp(logsumexp, log)
+    anchor = total.masked_fill(total == -torch.inf, 0.0)
+    output.mul_((logsumexp - anchor).exp_().unsqueeze(-1))
+    output.addcmul_(other, (log - anchor).exp_().unsqueeze(-1))
+    logsumexp.copy_(total)

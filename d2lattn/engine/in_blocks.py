@@ -1,0 +1,182 @@
+"""Some queries at a time, against the keys they may see; the gradient makes their scores again."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from d2lattn.blocks import Block, blocks_of_rows
+from d2lattn.checks import wants_gradients
+from d2lattn.engine.plain import FEW_PASSES, average, isolated
+from d2lattn.engine.probe import ChangedError, Seen, Witness
+from d2lattn.restrictions import Restriction
+from d2lattn.score import Pairs, without_autocast
+
+# What a block holds for its pairs, in elements: 1 MB in float32, which stays in a core's cache.
+ELEMENTS = 2**18
+
+Result = tuple[Float[Tensor, "*batch queries value_features"], Float[Tensor, "*batch queries"]]
+
+
+def in_blocks(
+    pairs: Pairs,
+    q: Float[Tensor, "*batch queries hidden"],
+    k: Float[Tensor, "*batch keys hidden"],
+    values: Float[Tensor, "*batch keys value_features"],
+    mask: Restriction | None,
+    dropout: Callable[[Tensor], Tensor] | None,
+    *,
+    need_log: bool,
+) -> Result:
+    """Output and logsumexp, the same as of all scores at once."""
+    shape = (*q.shape[:-1], k.shape[-2])
+    tensors = (q, k, values, *pairs.tensors, *(mask.tensors() if mask is not None else ()))
+    noted = [(tensor, tensor._version) for tensor in tensors]
+    keep: Callable[..., Any] | None = None
+    if wants_gradients(*tensors) or (pairs.unknown and torch.is_grad_enabled()):
+        keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout is not None)
+    found = []
+    for block in _blocks(shape, pairs, mask):
+        run = _Run(pairs, mask, dropout, need_log, noted, *_visible(block, mask, q))
+        found.append(run.first(keep, q, k, values))
+    outputs, logs = zip(*found, strict=True)
+    if not pairs.by_batch:
+        return torch.cat(outputs, dim=-2), torch.cat(logs, dim=-1)
+    output = torch.cat([x.flatten(0, -2) for x in outputs])
+    log = torch.cat([x.flatten() for x in logs])
+    return output.reshape(*shape[:-1], values.shape[-1]), log.reshape(shape[:-1])
+
+
+def _blocks(shape: tuple[int, ...], pairs: Pairs, mask: Restriction | None) -> Iterator[Block]:
+    """As large as memory allows, in the order of memory."""
+    *batch, num_queries, num_keys = shape
+    together = 1 if pairs.by_batch else math.prod(batch)
+    features = pairs.features * max(1, together)
+    rows = max(1, ELEMENTS // max(1, num_keys * features))
+    if mask is not None:
+        while 2 * rows <= num_queries and 2 * rows * _width(mask, 2 * rows, shape) <= (
+            ELEMENTS // features
+        ):
+            rows *= 2
+    per_row = ELEMENTS // rows if rows < num_queries else max(1, num_keys * features)
+    cut = tuple(batch) if pairs.by_batch else ()
+    for block in blocks_of_rows((*cut, num_queries, num_keys), per_row, ELEMENTS):
+        part = block.batch if pairs.by_batch else (slice(None),) * len(batch)
+        yield Block(shape, part, block.rows, block.columns)
+
+
+def _width(mask: Restriction, rows: int, shape: tuple[int, ...]) -> int:
+    """How many keys so many queries may see at the most."""
+    num_queries = shape[-2]
+    starts = (num_queries - rows) // 2, num_queries - rows
+    hulls = (mask.hull((start, start + rows), shape) for start in starts)
+    return max(stop - start for start, stop in hulls)
+
+
+def _visible(block: Block, mask: Restriction | None, like: Tensor) -> tuple[Block, bool]:
+    """The block with the columns that some of its queries may see, and whether all see all."""
+    if mask is None:
+        return block, True
+    assert isinstance(block.rows, slice)
+    start, stop = mask.hull((block.rows.start, block.rows.stop), block.shape)
+    block = block._replace(columns=slice(start, stop))
+    some, every = mask.columns(block, like.device)
+    seen = some.nonzero().flatten()
+    if len(seen) == 0:
+        return block._replace(columns=slice(start, start)), True
+    first, last = int(seen[0]), int(seen[-1]) + 1
+    if len(seen) == last - first:
+        columns = slice(start + first, start + last)
+        return block._replace(columns=columns), bool(every[first:last].all())
+    return block._replace(columns=seen + start), bool(every[seen].all())
+
+
+class _AnotherWayError(Exception):
+    """The way that was begun is not the one to take."""
+
+
+@dataclass
+class _Run:
+    """The work on one block, which is done once more for its gradient."""
+
+    pairs: Pairs
+    mask: Restriction | None
+    dropout: Callable[[Tensor], Tensor] | None
+    need_log: bool
+    noted: Seen
+    block: Block
+    full: bool
+    way: str | None = None  # that the first pass took, and
+    seen: Seen | None = None  # the tensors from elsewhere that it used
+
+    def first(
+        self, keep: Callable[..., Any] | None, q: Tensor, k: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The first pass; begun again if it takes another way than it began."""
+        state = None if self.dropout is None else torch.get_rng_state()
+        tokens = q, k, values
+        try:
+            return self(*tokens) if keep is None else keep(self, *tokens)
+        except _AnotherWayError:
+            if state is not None:
+                torch.set_rng_state(state)
+            return self(*tokens) if keep is None else keep(self, *tokens)
+
+    def __call__(self, q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Output and logsumexp of the block; every time of the same tensors."""
+        if any(tensor._version != version for tensor, version in self.noted):
+            raise ChangedError
+        block = self.block
+        q, k = block.tokens(q, block.rows), block.tokens(k, block.columns)
+        values = block.tokens(values, block.columns)
+        if k.shape[-2] == 0:
+            return self._nothing(q, k, values)
+        foreign = self.pairs.unknown or (self.mask is not None and self.mask.foreign)
+        watch = Witness(q, k, expected=self.seen) if foreign else None
+        with without_autocast(q), watch or nullcontext():
+            hidden = None
+            if self.mask is not None and not self.full:
+                hidden = self.mask.hidden(block, q.device)
+            scores = self.pairs.compare(q, k, block)
+        if watch is not None and self.seen is None:
+            self.seen = watch.seen
+        again = None
+        if hidden is not None:
+            again = partial(isolated, self.pairs.compare, q, k, hidden, block)
+        with without_autocast(q):
+            found = average(
+                scores.to(values.dtype), values, hidden,
+                dropout=None if self.dropout is None else self._drop,
+                again=again, need_log=self.need_log, way=self.way,
+            )  # fmt: skip
+        if self.way is None:
+            self.way = found.way
+            if found.way != FEW_PASSES:
+                raise _AnotherWayError
+        log = found.logsumexp
+        return found.output, scores.new_zeros(scores.shape[:-1]) if log is None else log
+
+    def _drop(self, weights: Tensor) -> Tensor:
+        """Of all columns, so that the same weights are dropped whatever is visible."""
+        assert self.dropout is not None
+        rows = self.block._replace(columns=slice(None))
+        if weights.shape == rows.sizes:
+            return self.dropout(weights)
+        factors = self.dropout(weights.new_ones(rows.sizes))
+        every = (slice(None),) * (len(rows.batch) + 1)
+        return weights * factors[(*every, self.block.columns)]
+
+    def _nothing(self, q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Of no key at all: 0, but of the tokens."""
+        if self.dropout is not None:
+            self._drop(q.new_ones(self.block.sizes))
+        zero = q[..., :0].sum() + k[..., :0].sum() + values[..., :0].sum()
+        log = q.new_full(q.shape[:-1], -torch.inf)
+        return q.new_zeros(*q.shape[:-1], values.shape[-1]) + zero, log

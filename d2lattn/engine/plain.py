@@ -1,0 +1,179 @@
+"""The one formula: a masked softmax of scores that were made, and the weighted sum of values."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from d2lattn.blocks import Block, parts_of_batch
+from d2lattn.checks import is_finite, is_ordinary
+
+Compare = Callable[[Tensor, Tensor, Block], Tensor]
+Hidden = Bool[Tensor, "*batch #queries #keys"]
+
+FEW_PASSES, WITH_CARE, ISOLATED = "few passes", "with care", "isolated"
+
+
+class Average(NamedTuple):
+    """Output and weights in at least float32, and the logsumexp if it was asked for."""
+
+    output: Float[Tensor, "*batch queries value_features"]
+    weights: Float[Tensor, "*batch queries keys"] | None
+    logsumexp: Float[Tensor, "*batch queries"] | None
+    way: str = ""  # that was taken
+
+
+def softmax(
+    scores: Float[Tensor, "*batch queries keys"], hidden: Hidden | None
+) -> Float[Tensor, "*batch queries keys"]:
+    """The weights; 0 for what is hidden, and for all where nothing is left."""
+    wide = scores if hidden is None else scores.masked_fill(hidden, -math.inf)
+    # Softmax of nothing but -inf is NaN, its gradient too: zeros go in.
+    empty = (wide == -math.inf).all(dim=-1, keepdim=True)
+    weights = wide.masked_fill(empty, 0.0).softmax(dim=-1)
+    return weights.masked_fill(empty if hidden is None else hidden | empty, 0.0)
+
+
+def log_sum_exp(
+    scores: Float[Tensor, "*batch queries keys"], hidden: Hidden | None
+) -> Float[Tensor, "*batch queries"]:
+    """Its logarithm of the sum of exponentials; -inf where nothing is left."""
+    wide = scores if hidden is None else scores.masked_fill(hidden, -math.inf)
+    empty = (wide == -math.inf).all(dim=-1)
+    filled = wide.masked_fill(empty.unsqueeze(-1), 0.0)
+    return filled.logsumexp(dim=-1).masked_fill(empty, -math.inf)
+
+
+def average(
+    scores: Float[Tensor, "*batch queries keys"],
+    values: Float[Tensor, "*batch keys value_features"],
+    hidden: Hidden | None,
+    *,
+    sees_all: bool = False,
+    dropout: Callable[[Tensor], Tensor] | None = None,
+    again: Callable[[], Tensor] | None = None,
+    need_log: bool = False,
+    way: str | None = None,
+) -> Average:
+    """Weights and output of scores and values in one dtype, at least float32.
+
+    Parameters
+    ----------
+    hidden
+        Which pairs do not count.
+    sees_all
+        Whether surely every query has a key.
+    dropout
+        What makes the weights that are used of the weights.
+    again
+        Makes the scores again where a number that is not finite is hidden from somebody, so that
+        it does not reach that query's gradient.
+    way
+        The way to take, where it was taken before.
+    """
+    found = None
+    ordinary = is_ordinary(scores, values)
+    if way == FEW_PASSES or (way is None and ordinary):
+        found = in_few_passes(scores, values, hidden, sees_all, dropout, sure=way is not None)
+    if found is not None:
+        way = FEW_PASSES
+    else:
+        if way is None:
+            spoilt = ordinary and hidden is not None and again is not None
+            way = ISOLATED if spoilt and not is_finite(scores) else WITH_CARE
+        if way == ISOLATED:
+            assert again is not None
+            scores = again()
+        found = _with_care(scores, values, hidden, dropout, ordinary)
+    return Average(*found, log_sum_exp(scores, hidden) if need_log else None, way)
+
+
+def in_few_passes(
+    scores: Tensor,
+    values: Tensor,
+    hidden: Hidden | None,
+    sees_all: bool,
+    dropout: Callable[[Tensor], Tensor] | None,
+    *,
+    sure: bool = False,
+) -> tuple[Tensor, Tensor] | None:
+    """As the textbook has it, which is right if all is finite and every query has a key; None
+    otherwise, before anything is dropped. ``sure`` if that was seen before."""
+    if not sure and (
+        values.shape[-1] == 0
+        or (hidden is not None and not _can_be_filled(scores, hidden, sees_all))
+    ):
+        return None
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, -math.inf)
+    weights = scores.softmax(dim=-1)
+    if hidden is not None and weights.requires_grad:
+        weights = weights.masked_fill(hidden, 0.0)  # so that no gradient comes from there
+    if dropout is not None and not sure and not is_finite(weights, values):
+        return None
+    used = weights if dropout is None else dropout(weights)
+    output = used @ values
+    return (output, used) if sure or is_finite(output) else None
+
+
+def _can_be_filled(scores: Tensor, hidden: Hidden, sees_all: bool) -> bool:
+    """Whether -inf in place of what is hidden leaves every query a key, and hid no NaN."""
+    return (sees_all or not bool(hidden.all(dim=-1).any())) and is_finite(scores)
+
+
+def _with_care(
+    scores: Tensor,
+    values: Tensor,
+    hidden: Hidden | None,
+    dropout: Callable[[Tensor], Tensor] | None,
+    ordinary: bool,
+) -> tuple[Tensor, Tensor]:
+    """Right whatever there is."""
+    if hidden is not None:
+        values = values.masked_fill(hidden.all(dim=-2).unsqueeze(-1), 0.0)
+    weights = softmax(scores, hidden)
+    used = weights if dropout is None else dropout(weights)
+    output = used @ values
+    if (ordinary and is_finite(values)) or (hidden is None and not ordinary):
+        return output, used
+    if ordinary:  # a score of -inf hides as well
+        infinite = scores == -math.inf
+        hidden = infinite if hidden is None else hidden | infinite
+    assert hidden is not None
+    if hidden.shape[-2] == 1 and hidden.shape[-2] != scores.shape[-2]:
+        return output, used
+    # A value that is not finite reaches those who see it, and nobody else.
+    finite = values.isfinite()
+    seen = (~hidden).to(used.dtype).expand(used.shape) @ (~finite).to(used.dtype) > 0
+    return torch.where(seen, output, used @ values.masked_fill(~finite, 0.0)), used
+
+
+def isolated(compare: Compare, q: Tensor, k: Tensor, hidden: Hidden, block: Block) -> Tensor:
+    """The scores of a block, each query's made without the tokens that are hidden from it,
+    where they or the query are not finite: 0 times NaN would reach its gradient.
+    """
+    *batch, rows, columns = sizes = (*q.shape[:-1], k.shape[-2])
+    spoilt = ~k.isfinite().all(dim=-1).unsqueeze(-2) | ~q.isfinite().all(dim=-1).unsqueeze(-1)
+    veil = hidden.expand(sizes) & spoilt
+    found = []
+    for part in parts_of_batch(tuple(batch), 1):
+        patterns, which = veil[part].reshape(rows, columns).unique(dim=0, return_inverse=True)
+        scores, order = [], []
+        for number, pattern in enumerate(patterns):
+            alike = (which == number).nonzero().flatten()
+            some = q[part].index_select(-2, alike)
+            idle = pattern.all() if columns else pattern.new_ones(())
+            scores.append(
+                compare(
+                    some.masked_fill(idle, 0.0),
+                    k[part].masked_fill(pattern.unsqueeze(-1), 0.0),
+                    block.within(part, alike),
+                )
+            )
+            order.append(alike)
+        back = torch.cat(order).argsort()
+        found.append(torch.cat(scores, dim=-2).index_select(-2, back).reshape(1, rows, columns))
+    return torch.cat(found).reshape(sizes)

@@ -1,0 +1,174 @@
+"""What a fused kernel has to be called for: pieces of the scores that are full, or a triangle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from d2lattn.blocks import Block, parts_of_batch
+from d2lattn.restrictions import Restriction, Stretch
+
+# Scores of mixed pieces: more are cut again, as long as they have more than so many rows.
+MIXED = 2**17
+FEWEST_ROWS = 128
+# Rows of a triangle that is worth cutting, one part for each thread.
+TRIANGLE = 512
+# Fewer scores of an element of the batch are not worth a call of their own.
+WORTH_A_CALL = 2**16
+
+
+class Kind(Enum):
+    """Which scores of a piece count."""
+
+    FULL = "all"
+    TRIANGLE = "in row r those up to column r"
+    MIXED = "as the mask says"
+
+
+class Piece(NamedTuple):
+    """A rectangle of the scores, and which of them count."""
+
+    block: Block
+    kind: Kind
+
+    @property
+    def size(self) -> tuple[Kind, tuple[int, ...]]:
+        """Pieces of one size can be computed together."""
+        return self.kind, self.block.sizes
+
+    @property
+    def area(self) -> int:
+        *_, rows, columns = self.block.sizes
+        return rows * columns
+
+    @property
+    def ends(self) -> Stretch:
+        assert isinstance(self.block.columns, slice)
+        return self.block.columns.start, self.block.columns.stop
+
+
+def pieces(
+    shape: tuple[int, ...], mask: Restriction | None, device: torch.device
+) -> Iterator[Piece]:
+    """Rectangles that hold every pair that counts once, and as few others as pays."""
+    *batch, num_queries, num_keys = shape
+    part: tuple[slice, ...] = (slice(None),) * len(batch)
+    if mask is None:
+        yield Piece(Block(shape, part, slice(0, num_queries), slice(0, num_keys)), Kind.FULL)
+        return
+    parts = [part]
+    if any(tensor.shape[:-2].numel() > 1 for tensor in mask.tensors()):
+        size = max(1, WORTH_A_CALL // (num_queries * num_keys))
+        parts = list(parts_of_batch(tuple(batch), size))
+    edges = [0, *sorted(set(mask.edges(shape))), num_queries]
+    for part in parts:
+        for rows in pairwise(edges):
+            yield from _Strip(shape, mask, part, device).pieces(rows)
+
+
+class _Strip(NamedTuple):
+    """Some elements of the batch, whose rows are looked at a strip at a time."""
+
+    shape: tuple[int, ...]
+    mask: Restriction
+    part: tuple[slice, ...]
+    device: torch.device
+
+    def pieces(self, rows: Stretch, *, cut: bool = True) -> Iterator[Piece]:
+        """The pieces of a strip; of thinner ones where the mask runs across it."""
+        count = rows[1] - rows[0]
+        start, stop = self.mask.hull(rows, self.shape)
+        if count > FEWEST_ROWS and self.mask.opaque and count * (stop - start) > 8 * MIXED:
+            yield from self._thinner(rows, 2)
+            return
+        found = list(self._runs(rows, (start, stop)))
+        mixed = sum(piece.area for piece in found if piece.kind is Kind.MIXED)
+        threads = max(2, torch.get_num_threads())
+        if count > FEWEST_ROWS and mixed > MIXED:
+            yield from self._thinner(rows, 2)
+        elif (
+            cut
+            and count >= threads * TRIANGLE
+            and any(piece.kind is Kind.TRIANGLE for piece in found)
+        ):
+            # As many triangles as threads: each takes one, and has as much to do.
+            yield from self._thinner(rows, threads, cut=False)
+        elif 2 * mixed >= sum(piece.area for piece in found) > 0:
+            yield from self._joined(found)
+        else:
+            yield from found
+
+    def _thinner(self, rows: Stretch, parts: int, *, cut: bool = True) -> Iterator[Piece]:
+        step = -(-(rows[1] - rows[0]) // parts)
+        for first in range(*rows, step):
+            yield from self.pieces((first, min(first + step, rows[1])), cut=cut)
+
+    def _piece(self, rows: Stretch, columns: Stretch, kind: Kind) -> Piece:
+        return Piece(Block(self.shape, self.part, slice(*rows), slice(*columns)), kind)
+
+    def _runs(self, rows: Stretch, hull: Stretch) -> Iterator[Piece]:
+        """Columns next to each other that are seen by all, or by some, of the rows."""
+        some, every = self.mask.columns(self._piece(rows, hull, Kind.MIXED).block, self.device)
+        states, counts = (some.int() + every.int()).unique_consecutive(return_counts=True)
+        stop, full = hull[0], None
+        for state, count in zip(states.tolist(), counts.tolist(), strict=True):
+            start, stop = stop, stop + count
+            if state == 1:
+                # A triangle begins with a column that every row sees.
+                triangle = self._piece(rows, (start - 1, stop), Kind.TRIANGLE)
+                if full is not None and self.mask.is_triangle(triangle.block, self.device):
+                    if full.area > rows[1] - rows[0]:
+                        yield self._piece(rows, (full.ends[0], start - 1), Kind.FULL)
+                    yield triangle
+                    full = None
+                    continue
+            if full is not None:
+                yield full
+            full = self._piece(rows, (start, stop), Kind.FULL) if state == 2 else None
+            if state == 1:
+                yield self._piece(rows, (start, stop), Kind.MIXED)
+        if full is not None:
+            yield full
+
+    def _joined(self, found: list[Piece]) -> Iterator[Piece]:
+        """Pieces that touch as one: not much is lost, and every call costs."""
+        first, *others = found
+        for piece in others:
+            if piece.ends[0] == first.ends[1]:
+                rows = first.block.rows
+                assert isinstance(rows, slice)
+                ends = first.ends[0], piece.ends[1]
+                first = self._piece((rows.start, rows.stop), ends, Kind.MIXED)
+            else:
+                yield first
+                first = piece
+        yield first
+
+
+def groups(found: Iterator[Piece], elements: int) -> Iterator[list[Piece]]:
+    """Pieces that are computed together: alike, not mixed, with about so many tokens in all."""
+    waiting: dict[tuple[Kind, tuple[int, ...]], list[Piece]] = {}
+    for piece in found:
+        *_, rows, columns = piece.block.sizes
+        group = waiting.setdefault(piece.size, [])
+        group.append(piece)
+        if piece.kind is Kind.MIXED or len(group) * (rows + columns) >= elements:
+            yield waiting.pop(piece.size)
+    yield from waiting.values()
+
+
+def bias(block: Block, mask: Restriction, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What a mixed piece adds to its scores, and which of its queries it leaves without keys."""
+    hidden = mask.hidden(block, like.device)
+    batch = hidden.shape[:-2]
+    if batch.numel() > 1:
+        batch = torch.Size(block.sizes[:-2])
+    hidden = hidden.expand(*batch, hidden.shape[-2], block.sizes[-1])
+    hidden = hidden.reshape(-1, 1, *hidden.shape[-2:])
+    added = like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+    return added, hidden.all(dim=-1)

@@ -1,0 +1,157 @@
+"""What a score of somebody else's may be trusted with: a few pairs, tried first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdKeyDictionary
+
+from d2lattn.blocks import Block, parts_of_batch
+from d2lattn.score import Pairs, Score, is_hooked_inside, knows
+
+Seen = list[tuple[Tensor, int]]
+
+
+class ChangedError(RuntimeError):
+    """What the scores depend on is not what it was."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a tensor that the scores depend on was modified by an inplace operation, or replaced, "
+            "between the forward pass and the backward pass, which makes the scores again"
+        )
+
+
+class Witness(TorchFunctionMode):
+    """Notes every tensor from outside that is used within, with its version.
+
+    Given what an earlier pass noted, it raises :class:`ChangedError` as soon as it was another one.
+    ``own`` tensors are those of this pass alone.
+    """
+
+    def __init__(self, *own: Tensor, expected: Seen | None = None) -> None:
+        super().__init__()
+        self.seen: Seen = []
+        self.largest = 0  # numbers in a tensor that was made
+        self._expected = expected
+        self._made = WeakIdKeyDictionary()
+        for tensor in own:
+            self._made[tensor] = True
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Iterable[Any] = (), kwargs: Any = None
+    ) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            if tensor not in self._made:
+                self._note(tensor)
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            self._made[tensor] = True
+            self.largest = max(self.largest, tensor.numel())
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        number = len(self.seen)
+        self.seen.append((tensor, tensor._version))
+        if self._expected is not None:
+            known = self._expected[number] if number < len(self._expected) else None
+            if known is None or known[0] is not tensor or known[1] != tensor._version:
+                raise ChangedError
+
+    @property
+    def changed(self) -> bool:
+        """Whether one of them has another version now."""
+        return any(tensor._version != version for tensor, version in self.seen)
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+class _Comparison(nn.Module):
+    """A score's second half as a module, so that its parameters can be passed in."""
+
+    def __init__(self, score: Score) -> None:
+        super().__init__()
+        self.score = score
+
+    def forward(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.score.compare(q, k)
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The module's parameters and buffers of this moment, by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def pairs_of(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
+    """How to score any block of these projected tokens; None if only all at once will do."""
+    if not score.in_halves():
+        return None
+    if knows(score, "pairs") and type(score).pairs is not Score.pairs:
+        return score.pairs(q, k)
+    return None if is_hooked_inside(score) else _tried(score, q, k)
+
+
+def _tried(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
+    """After a look at a few pairs: are they scored on their own, and does nothing else happen?"""
+    call = _Comparison(score)
+    named = tensors_of(call)
+
+    def compare(q: Tensor, k: Tensor, block: Block) -> Tensor:
+        return functional_call(call, named, (q, k))
+
+    batch = tuple(q.shape[:-2])
+    whole = Block.whole((*q.shape[:-1], k.shape[-2]))
+    last = [*parts_of_batch(batch, 1)][-1]
+    runs = [
+        partial(
+            compare, q.detach()[part][..., first:2, :], k.detach()[part][..., first:3, :], whole
+        )
+        for part, first in ((..., 0), (..., 1), (last, 0))
+    ]
+    found = tried(runs, score)
+    if found is None or not all(isinstance(scores, Tensor) for scores in found[0]):
+        return None
+    (few, alone, of_last), largest = found
+    if few.shape[:-2] != batch or not _same(alone, few[..., 1:, 1:]):
+        return None
+    features = -(-largest // max(1, few.numel()))
+    by_batch = _same(of_last, few[last])
+    return Pairs(compare, tuple(named.values()), features, by_batch, unknown=True)
+
+
+def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], int] | None:
+    """What they return, and the largest tensor made; None if a run leaves a trace: it draws
+    random numbers, changes a tensor, or takes other tensors than the one before."""
+    generator = torch.get_rng_state()
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    used: Seen | None = None
+    found, largest = [], 0
+    for run in runs:
+        own = [x for x in run.args if isinstance(x, Tensor)]
+        with torch.no_grad(), Witness(*own, expected=used) as witness:
+            try:
+                found.append(run())
+            except ChangedError:
+                return None
+        used, largest = witness.seen, max(largest, witness.largest)
+        if witness.changed or not torch.equal(generator, torch.get_rng_state()):
+            torch.set_rng_state(generator)
+            for buffer, value in before:
+                buffer.data.copy_(value)
+            return None
+    return found, largest
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(
+        one, other, rtol=1e-4, atol=1e-6, equal_nan=True
+    )

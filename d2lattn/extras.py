@@ -1,0 +1,34 @@
+"""What is imported only when it is used, and what to install where it is missing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["needs"]
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Import inside this what only an extra of the package installs.
+
+    Parameters
+    ----------
+    extra
+        Its name in ``pyproject.toml``.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If an import inside finds nothing: with the command that installs the extra.
+
+    Examples
+    --------
+    >>> with needs("notebook"):
+    ...     import matplotlib
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error.name} must be installed for this; `pip install 'd2lattn[{extra}]'` does so",
+            name=error.name,
+        ) from None

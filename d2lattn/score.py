@@ -1,0 +1,193 @@
+"""A scoring function in two halves, and what an engine may ask of one."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from d2lattn.blocks import Block
+from d2lattn.checks import at_least_float32, check_device, check_tokens, is_autocast
+
+__all__ = ["Score"]
+
+ScoreFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class Pairs(NamedTuple):
+    """How to score the pairs of any block, again and again, with every tensor that takes part.
+
+    Attributes
+    ----------
+    compare
+        From projected queries, projected keys and their block to scores. It holds the tensors
+        that the scores depend on, as they are now; it does not ask the module again.
+    tensors
+        Those tensors.
+    features
+        How many numbers are held for each pair while its score is made.
+    by_batch
+        Whether it may be given some of the batch only.
+    unknown
+        Whether it may use other tensors as well, from elsewhere.
+    """
+
+    compare: Callable[[Tensor, Tensor, Block], Tensor]
+    tensors: tuple[Tensor, ...] = ()
+    features: int = 1
+    by_batch: bool = True
+    unknown: bool = False
+
+
+class Score(nn.Module):
+    r"""A scoring function in two halves: what is done per token, and what is done per pair.
+
+    .. math:: a(q, k) = \mathrm{compare}(\mathrm{project}(q), \mathrm{project}(k))
+
+    Subclasses define :meth:`compare`, and :meth:`project` where there is something to do once
+    for each token. Calling the module gives all scores, in the dtype of the queries. Where
+    weights are not asked for, :meth:`compare` is given some of the queries and keys at a time:
+    it must treat each pair on its own (:class:`~d2lattn.Biased` adds what depends on positions).
+
+    Examples
+    --------
+    >>> class Cosine(Score):
+    ...     def project(self, queries, keys):
+    ...         return queries / queries.norm(dim=-1, keepdim=True), keys
+    ...
+    ...     def compare(self, q, k):
+    ...         return q @ k.mT
+    >>> Cosine()(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    tensor([[0.6000, 1.6000]])
+    """
+
+    def project(
+        self,
+        queries: Float[Tensor, "*batch queries query_features"],
+        keys: Float[Tensor, "*batch keys key_features"],
+    ) -> tuple[
+        Float[Tensor, "*batch queries hidden"],
+        Float[Tensor, "*batch keys hidden"],
+    ]:
+        """Done once for each query and once for each key; by default nothing."""
+        return queries, keys
+
+    def compare(
+        self,
+        q: Float[Tensor, "*batch queries hidden"],
+        k: Float[Tensor, "*batch keys hidden"],
+    ) -> Float[Tensor, "*batch queries keys"]:
+        """Done once for each pair of a projected query and a projected key."""
+        raise NotImplementedError(f"{type(self).__name__} must define compare(q, k)")
+
+    def forward(
+        self,
+        queries: Float[Tensor, "*batch queries query_features"],
+        keys: Float[Tensor, "*batch keys key_features"],
+    ) -> Float[Tensor, "*batch queries keys"]:
+        """All scores, shape ``(*batch, queries, keys)``."""
+        check_tokens(queries=queries, keys=keys)
+        return self.wide(queries, keys).to(queries.dtype)
+
+    def wide(self, queries: Tensor, keys: Tensor) -> Float[Tensor, "*batch queries keys"]:
+        """All scores in at least float32."""
+        q, k = (at_least_float32(tokens) for tokens in self.project(queries, keys))
+        with without_autocast(q):
+            return self.compare(q, k)
+
+    def in_halves(self) -> bool:
+        """Whether calling it is calling its two halves, and nobody listens."""
+        return type(self).forward is Score.forward and not is_hooked(self)
+
+    # Shortcuts: what a score knows of its own `compare`. They hold for a subclass only as long as
+    # it does not compare in another way; `knows` says so.
+
+    def as_dot_product(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float] | None:
+        """Queries, keys and a scale whose dot product :meth:`compare` is; None if it is none."""
+        return None
+
+    def pairs(self, q: Tensor, k: Tensor) -> Pairs | None:
+        """How to compare block by block; None if only all at once will do."""
+        return None
+
+    def mixes_tokens(self) -> bool:
+        """Whether what a token is as a factor of :meth:`as_dot_product` depends on others."""
+        return False
+
+    def shows_tokens(self) -> bool:
+        """Whether the score of a token that is not finite is not finite either, and nobody would
+        notice if the tokens were projected and compared once more."""
+        return False
+
+
+def knows(score: Score, shortcut: str, of: str = "compare") -> bool:
+    """Whether a shortcut is one for the method that the score has, mixins and all."""
+    order = type(score).__mro__
+    method, known = (
+        next(i for i, kind in enumerate(order) if name in vars(kind)) for name in (of, shortcut)
+    )
+    return known <= method and of not in vars(score)
+
+
+def all_scores(score: ScoreFunction, queries: Tensor, keys: Tensor) -> Tensor:
+    """All scores: by the halves, or by calling what has none or is listened to."""
+    if isinstance(score, Score) and score.in_halves():
+        return score.wide(queries, keys)
+    return score(queries, keys)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something else happens as well when this module is called."""
+    state = vars(module)
+    return bool(
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "forward" in state
+        or _has_any_global_hook()
+    )
+
+
+def is_hooked_inside(module: nn.Module) -> bool:
+    """The same of it and all modules in it."""
+    return any(is_hooked(inner) for inner in module.modules())
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Whether it is a linear layer as PyTorch makes it: its weight is all there is to it."""
+    return type(layer) is nn.Linear and "weight" in layer._parameters and not is_hooked(layer)
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def without_autocast(tensor: Tensor) -> Any:
+    """A context in which operations keep the dtypes that they are given."""
+    if is_autocast(tensor.device):
+        return torch.autocast(tensor.device.type, enabled=False)
+    return _Nothing()
+
+
+def apply_linear(
+    name: str, tokens: Float[Tensor, "*batch tokens features"], layer: nn.Module
+) -> Float[Tensor, "*batch tokens hidden"]:
+    """The layer's output, after a check that names the argument if the tokens do not fit it."""
+    features = getattr(layer, "in_features", tokens.shape[-1])
+    if tokens.shape[-1] != features:
+        raise ValueError(
+            f"{name} must have the {features} features that the layer was made for; "
+            f"got {tokens.shape[-1]}"
+        )
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, Tensor):  # a quantized layer has a method here
+        if tokens.dtype != weight.dtype and not is_autocast(tokens.device):
+            raise TypeError(
+                f"{name} must have the dtype of the layer, {weight.dtype}; got {tokens.dtype}"
+            )
+        check_device(name, tokens, weight.device)
+    return cast(Tensor, layer(tokens))

@@ -1,0 +1,1 @@
+"""What makes the book and reports on it; nothing here needs pytest."""
