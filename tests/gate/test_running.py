@@ -10,8 +10,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tests.gate.compare import compare, join_streams
-from tests.gate.refresh import refresh
 from tests.gate.running import Run, run_chapter
+from tools.refresh import refresh
 
 HELPERS = "from IPython.display import clear_output, display, update_display"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.site.serving import ROOT
+from tools.serving import ROOT
 
 CHAPTER = "book/03-masked-softmax.ipynb"  # with formulas, figures and a laboratory
 PAGES = ["book/api", "book/references"]
