@@ -23,6 +23,7 @@ WORDS_A_MINUTE = 200
 
 # Not in _static, whose scripts Jupyter Book loads on every page.
 LABS = Path(__file__).resolve().parents[1] / "_labs"
+DOWNLOADS = LABS.parents[1] / "_build" / "downloads"  # as the Makefile has it
 
 
 def repository_options(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -123,9 +124,7 @@ def offers(first: str, downloads: list[str]) -> str:
 
 def downloads() -> list[Path]:
     """The book in other forms, if `make epub` and `make pdf` have made them."""
-    folder = os.environ.get("BOOK_DOWNLOADS", "")
-    if not folder:
-        return []
+    folder = os.environ.get("BOOK_DOWNLOADS") or DOWNLOADS
     return [path for kind in ("pdf", "epub") for path in sorted(Path(folder).glob(f"*.{kind}"))]
 
 

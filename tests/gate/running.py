@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 from traitlets import default
 
 from tests.gate.pages import Cell, code_cells
@@ -28,12 +29,17 @@ CELL_TIMEOUT = 120  # seconds, where nobody says otherwise
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class _KernelManager(AsyncKernelManager):
-    """Starts the Python that runs this, whatever kernels are installed, as nbval does."""
+class _ThisPython(KernelSpecManager):
+    """Knows the Python that runs this and no other, whatever kernels are installed."""
 
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+
+class _KernelManager(AsyncKernelManager):
     @default("kernel_spec_manager")
-    def _this_python(self) -> NbvalKernelspecManager:
-        return NbvalKernelspecManager()
+    def _this_python(self) -> KernelSpecManager:
+        return _ThisPython()
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def _run_chapter(
             cell.outputs, cell.execution_count = [], None
     client = NotebookClient(
         fresh,
-        kernel_name=CURRENT_ENV_KERNEL_NAME,
+        kernel_name="python3",
         kernel_manager_class=_KernelManager,
         timeout=timeout,
         allow_errors=True,  # what fails is told apart below, for every cell
@@ -109,5 +115,5 @@ def _failures(fresh: NotebookNode, replies: dict[int, dict[str, Any]], end: str)
 
 def _said(reply: dict[str, Any]) -> str:
     """Name, message and traceback of what a cell died of."""
-    lines = [f"{reply.get('ename', reply['status'])}: {reply.get('evalue', '')}"]
+    lines = [f"stops with {reply.get('ename', reply['status'])}: {reply.get('evalue', '')}"]
     return _COLOURS.sub("", "\n".join([*lines, *reply.get("traceback", [])]))

@@ -359,26 +359,26 @@ def test_what_a_cell_shows_in_the_end_is_what_counts(tree: Path, mutated: bool) 
 # What goes wrong inside the package, and the chapter that must notice.
 PACKAGE: dict[str, tuple[str, str, str, str]] = {
     "no square root of d": (
-        "dot_product.py", r"scale = 1\.0 / math\.sqrt\(q\.shape\[-1\]\)", "scale = 1.0", "05",
+        "dot_product.py", r"1\.0 / math\.sqrt\(q\.shape\[-1\]\)", "1.0", "05",
     ),
     "queries and keys through each other's layer": (
         "additive.py", r"(self\.W_q = nn\.Linear\()query_size(.*)", r"\1key_size\2", "04",
     ),
     "relu for tanh": ("additive.py", r"torch\.tanh\(", "torch.relu(", "04"),
     "a softmax over the queries": (
-        "masking.py", r"\.softmax\(dim=-1\)", ".softmax(dim=-2)", "03",
+        "engine/plain.py", r"\.softmax\(dim=-1\)", ".softmax(dim=-2)", "03",
     ),
     "a length too long by one": (
-        "masking.py", "positions < valid_lens", "positions <= valid_lens", "03",
+        "restrictions.py", r"\[1\] >= block\.cut\(self\.lens\)", "[1] > block.cut(self.lens)", "03",
     ),
-    "dropout before the mask": (
-        "attention.py",
-        r"masked_softmax\(scores\.to\(wide\)(.*)\n +weights = self\.dropout\(weights\)",
-        r"masked_softmax(self.dropout(scores.to(wide))\1",
+    "dropout forgotten": (
+        "engine/plain.py",
+        r"used = weights if dropout is None else dropout\(weights\)",
+        "used = weights",
         "04",
     ),
-    "keys averaged in place of values": (
-        "attention.py", r"weights @ values\.to", "weights @ k.to", "02",
+    "each key's weight on another's value": (
+        "engine/plain.py", r"used @ values", "used @ values.flip(-2)", "02",
     ),
 }  # fmt: skip
 

@@ -58,8 +58,11 @@ def changed(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
 def test_building_again_gives_the_same_site(course: Path) -> None:
     (course / "_build" / "html").mkdir(parents=True)
     (course / "_build" / "html" / "notes.txt").write_text("a folder that Sphinx has not made")
+    (course / "_build" / "downloads").mkdir()
+    (course / "_build" / "downloads" / "course.epub").write_text("a book")
     first = build(course)
     assert first.pop("notes.txt")
+    assert first["downloads/course.epub"] == b"a book"
     (course / "_build" / "html" / ".git").mkdir()
     assert changed(first, build(course)) == []
     assert (course / "_build" / "html" / ".git").is_dir()
