@@ -40,7 +40,11 @@ def select(
     if candidates is not None:
         best = _least(losses, _check_candidates(candidates, points.shape[1]))
     elif ndim == 0 or points.shape[1] == 1:
-        best = _minimise(losses, *_sensible_range(points))
+        low, high = _sensible_range(points)
+        if smoother.kernel != "gaussian" and points.shape[1] == 1:  # below, somebody is alone
+            line = points.squeeze(-1)
+            low = max(low, float(distance_to_nearest(line, line, leave_out=True).amax()))
+        best = _minimise(losses, low, high)
         best = Choice(best.loss, best.bandwidth.expand((1,) * ndim))
     else:
         best = _minimise_by_feature(losses, points)

@@ -12,10 +12,12 @@ from torch.utils.checkpoint import checkpoint
 
 from d2lattn.attention import Attention
 from d2lattn.bandwidth import select
+from d2lattn.biased import Biased
 from d2lattn.checks import check_floating, first_index, is_ordinary, wants_gradients
 from d2lattn.extras import needs
 from d2lattn.kernel_formulas import Bandwidth, check_bandwidth
 from d2lattn.kernels import KernelScore
+from d2lattn.moments import local_weights
 from d2lattn.smoothing import Smoother, Tick, smooth
 
 __all__ = ["LocalLinear", "NadarayaWatson"]
@@ -150,7 +152,7 @@ class _KernelRegression(nn.Module):
         is_number = isinstance(empty, int | float) and not isinstance(empty, bool)
         if not is_number and not (isinstance(empty, str) and empty == "nearest"):
             raise ValueError(f"empty must be a number or 'nearest'; got {empty!r}")
-        queries = self._check_queries(x)
+        queries, _, _ = self._queries_keys_values(x)
         with _progress("share", 1.0, progress) as tick:
             output, reached = self._smooth(queries, tick=tick)
         if empty == "nearest":
@@ -164,8 +166,9 @@ class _KernelRegression(nn.Module):
 
         Raises as :meth:`predict`.
         """
-        weights, _ = self._weights(self._check_queries(x))
-        return weights.to(x.dtype)
+        queries, keys, values = self._queries_keys_values(x)
+        weights = self._attention()(queries, keys, values).weights
+        return self._straighten(weights, queries, keys).to(x.dtype)
 
     def loo_residuals(self, *, progress: bool = False) -> Float[Tensor, "n *outputs"]:
         r"""Each measurement minus its prediction from all the others.
@@ -256,7 +259,7 @@ class _KernelRegression(nn.Module):
 
     @property
     def dof(self) -> float:
-        r"""Effective degrees of freedom: :math:`\operatorname{tr} L`, with the weights L of the
+        r"""Effective degrees of freedom, :math:`\operatorname{tr} L` with the weights L of the
         measurements at the measurements."""
         trace, _ = self._traces()
         return trace
@@ -293,8 +296,7 @@ class _KernelRegression(nn.Module):
         ----------
         Hastie and Tibshirani, *Generalized Additive Models* (1990), sections 3.5 and 3.8.
         """
-        queries = self._check_queries(x)
-        fitted_x, y = self._fitted()
+        queries, keys, values = self._queries_keys_values(x)
         trace, squares = self._traces()
         left = self._count() - 2 * trace + squares
         if left < 1e-9 * self._count():
@@ -303,7 +305,7 @@ class _KernelRegression(nn.Module):
                 f"{self.bandwidth.tolist()}, with which the fit passes through the measurements"
             )
         with torch.no_grad():
-            residuals = _columns(y).double() - self._smooth(_columns(fitted_x).double())[0]
+            residuals = values - self._smooth(keys)[0]
             if self.sample_weight is not None:
                 residuals = residuals[self.sample_weight > 0]
             sigma = (residuals.square().sum(dim=0) / left).sqrt()
@@ -366,12 +368,26 @@ class _KernelRegression(nn.Module):
 
         Without measurement number ``own[i]`` for query number i.
         """
-        smoother = self._smoother()
-        keys, allowed = smoother.keys, None
+        x, y = self._fitted()
+        keys, values = _columns(x).double(), _columns(y).double()
+        others = None
         if own is not None:
-            allowed = torch.arange(len(keys), device=keys.device) != own.unsqueeze(-1)
-        scores = self.attention.score(queries, keys)
-        return smoother.weights(scores, queries, keys, allowed, smoother.sample_weight)
+            others = torch.arange(len(keys), device=keys.device) != own.unsqueeze(-1)
+        weights = self._attention()(queries, keys, values, mask=others).weights
+        reached = weights.detach().sum(dim=-1) > 0
+        return self._straighten(weights, queries, keys), reached
+
+    def _attention(self) -> Attention:
+        """The kernel as a score, to which the logarithm of how much a measurement counts adds."""
+        if self.sample_weight is None:
+            return self.attention
+        return Attention(Biased(self.attention.score, self.sample_weight.double().log()))
+
+    def _straighten(
+        self, weights: Float[Tensor, "m n"], queries: Tensor, keys: Tensor
+    ) -> Float[Tensor, "m n"]:
+        """What the estimator makes of attention weights."""
+        return weights
 
     def _smooth(
         self,
@@ -453,9 +469,9 @@ class _KernelRegression(nn.Module):
             raise RuntimeError("call fit(x, y) first: there are no measurements yet")
         return self.x, self.y
 
-    def _check_queries(self, x: Tensor) -> Float[Tensor, "m features"]:
-        """Queries as a float64 matrix, after a look at them."""
-        keys, _ = self._fitted()
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values as float64 matrices, after a look at the queries."""
+        keys, values = self._fitted()
         _check_measurements("x", x)
         if x.shape[1:] != keys.shape[1:]:
             expected = "(m,)" if keys.ndim == 1 else f"(m, {keys.shape[1]})"
@@ -464,7 +480,7 @@ class _KernelRegression(nn.Module):
             raise TypeError(f"x must have the dtype that was fitted, {keys.dtype}; got {x.dtype}")
         if x.device != keys.device:
             raise ValueError(f"x must be on {keys.device}, as fitted; got {x.device}")
-        return _columns(x).double()
+        return _columns(x).double(), _columns(keys).double(), _columns(values).double()
 
     def _shaped(self, outputs: Float[Tensor, "m outputs"]) -> Float[Tensor, "m *outputs"]:
         """Outputs with the dtype of the fitted ``y``, and as many axes."""
@@ -551,6 +567,11 @@ class LocalLinear(_KernelRegression):
     """
 
     _degree = 1
+
+    def _straighten(
+        self, weights: Float[Tensor, "m n"], queries: Tensor, keys: Tensor
+    ) -> Float[Tensor, "m n"]:
+        return local_weights(weights, keys - queries.unsqueeze(-2), self._smoother().units)
 
 
 def _check_tensor(name: str, tensor: Tensor) -> None:

@@ -6,6 +6,7 @@ Matplotlib is imported when a figure is drawn: ``pip install 'd2lattn[notebook]'
 """
 
 from d2lattn.plotting.bars import show_bars
+from d2lattn.plotting.choices import show_choices
 from d2lattn.plotting.convex_hull import show_convex_hull
 from d2lattn.plotting.curves import show_curves
 from d2lattn.plotting.heatmaps import show_heatmaps
@@ -14,6 +15,7 @@ from d2lattn.plotting.mask_blocks import show_mask_blocks
 from d2lattn.plotting.pair_table import show_pair_table
 from d2lattn.plotting.plane import show_plane
 from d2lattn.plotting.regression import show_regression
+from d2lattn.plotting.signed_weights import show_signed_weights
 from d2lattn.plotting.style import HOUSE_STYLE, KEY, QUERY, VALUE
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "QUERY",
     "VALUE",
     "show_bars",
+    "show_choices",
     "show_convex_hull",
     "show_curves",
     "show_heatmaps",
@@ -30,4 +33,5 @@ __all__ = [
     "show_pair_table",
     "show_plane",
     "show_regression",
+    "show_signed_weights",
 ]
