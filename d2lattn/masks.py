@@ -148,7 +148,7 @@ class Mask:
         return allowed.expand(shape).contiguous()
 
     def __repr__(self) -> str:
-        return f"<Mask {self._restriction!r}>"
+        return repr(self._restriction)
 
 
 def restriction(

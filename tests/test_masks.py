@@ -77,6 +77,11 @@ def test_every_mask_argument_takes_one():
         assert torch.equal(ours, theirs)
 
 
+def test_a_mask_says_what_it_is():
+    mask = Mask.causal() & ~Mask.window(3, 1) & Mask.lengths(torch.tensor([2, 3]))
+    assert repr(mask) == "((Mask.causal() & ~Mask.window(3, 1)) & Mask.lengths((2,)))"
+
+
 def test_a_mask_is_a_tree_of_its_tensors_and_pickles():
     lens, boolean = torch.tensor([2, 3]), torch.tensor([True, False, True])
     mask = Mask.lengths(lens) & ~Mask.tensor(boolean) | Mask.causal()

@@ -120,8 +120,11 @@ def in_few_passes(
 
 
 def _can_be_filled(scores: Tensor, hidden: Hidden, sees_all: bool) -> bool:
-    """Whether -inf in place of what is hidden leaves every query a key, and hid no NaN."""
-    return (sees_all or not bool(hidden.all(dim=-1).any())) and is_finite(scores)
+    """Whether -inf in place of what is hidden leaves every query a key, and hides no NaN that a
+    gradient would meet again."""
+    if not sees_all and bool(hidden.all(dim=-1).any()):
+        return False
+    return not scores.requires_grad or is_finite(scores)
 
 
 def _with_care(

@@ -18,6 +18,9 @@ class Both(Restriction):
         self.opaque = one.opaque or other.opaque
         self.foreign = one.foreign or other.foreign
 
+    def __repr__(self) -> str:
+        return f"({self.one!r} & {self.other!r})"
+
     def batch_of(self, num_queries: int) -> tuple[int, ...]:
         axes = (mask.batch_of(num_queries) for mask in (self.one, self.other))
         return tuple(torch.broadcast_shapes(*axes))
@@ -55,6 +58,9 @@ class Inverse(Restriction):
     def __init__(self, inner: Restriction) -> None:
         self.inner = inner
         self.opaque, self.foreign = inner.opaque, inner.foreign
+
+    def __repr__(self) -> str:
+        return f"~{self.inner!r}"
 
     def batch_of(self, num_queries: int) -> tuple[int, ...]:
         return self.inner.batch_of(num_queries)

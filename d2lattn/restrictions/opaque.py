@@ -19,6 +19,9 @@ class Where(Restriction):
     def __init__(self, predicate: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.predicate = predicate
 
+    def __repr__(self) -> str:
+        return f"Mask.where({getattr(self.predicate, '__name__', self.predicate)})"
+
     def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
         i, j = block.positions(device)
         found = self.predicate(i, j)
@@ -38,6 +41,9 @@ class Booleans(Restriction):
 
     def __init__(self, boolean: Bool[Tensor, "..."]) -> None:
         self.boolean = boolean
+
+    def __repr__(self) -> str:
+        return f"Mask.tensor({tuple(self.boolean.shape)})"
 
     def batch_of(self, num_queries: int) -> tuple[int, ...]:
         return tuple(self.boolean.shape[:-2])

@@ -15,6 +15,11 @@ class Band(Restriction):
     def __init__(self, before: int | None, after: int) -> None:
         self.before, self.after = before, after
 
+    def __repr__(self) -> str:
+        if self.before is None:
+            return "Mask.causal()"
+        return f"Mask.window({self.before}, {self.after})"
+
     def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
         return ~self.hidden(block, device)
 
@@ -80,6 +85,9 @@ class Lengths(Restriction):
         self, lens: Int[Tensor, "..."], low: int | None = None, high: int | None = None
     ) -> None:
         self.lens, self.low, self.high = lens, low, high
+
+    def __repr__(self) -> str:
+        return f"Mask.lengths({tuple(self.lens.shape)})"
 
     def batch_of(self, num_queries: int) -> tuple[int, ...]:
         of_queries = self.lens.ndim > 1 and self.lens.shape[-1] == num_queries
@@ -152,6 +160,9 @@ class Documents(Restriction):
 
     def __init__(self, query_ids: Int[Tensor, "..."], key_ids: Int[Tensor, "..."]) -> None:
         self.query_ids, self.key_ids = query_ids, key_ids
+
+    def __repr__(self) -> str:
+        return f"Mask.documents({tuple(self.query_ids.shape)}, {tuple(self.key_ids.shape)})"
 
     def batch_of(self, num_queries: int) -> tuple[int, ...]:
         shapes = self.query_ids.shape[:-1], self.key_ids.shape[:-1]
