@@ -277,3 +277,23 @@ def test_streaming_of_meta_tensors_says_what_it_will_give():
     output, log = stream_attention(DotProductScore(), *inputs, mask=Mask.causal())
     assert output.shape == (2, 260, 3)
     assert log.shape == (2, 260)
+
+
+@pytest.mark.filterwarnings("ignore")
+@every_score
+def test_an_onnx_model_takes_every_size(name):
+    onnx_reference = pytest.importorskip("onnx.reference")
+    pytest.importorskip("onnxscript")
+    dim = torch.export.Dim
+    b, n, m = dim("b"), dim("queries"), dim("keys")
+    model = Model(attention_of(name)).eval()
+    given = (*tokens(2, 5, 7), torch.tensor([3, 7]))
+    shapes = {0: b, 1: n}, {0: b, 1: m}, {0: b, 1: m}, {0: b}
+    program = torch.onnx.export(model, given, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    assert program is not None
+    session = onnx_reference.ReferenceEvaluator(program.model_proto)
+    names = [entry.name for entry in program.model_proto.graph.input]
+    other = (*tokens(3, 6, 9), torch.tensor([1, 9, 0]))
+    feeds = dict(zip(names, (x.numpy() for x in other), strict=True))
+    output = torch.from_numpy(session.run(None, feeds)[0])
+    torch.testing.assert_close(output, model(*other), rtol=1e-5, atol=1e-6)
