@@ -220,7 +220,7 @@ def test_choices_stand_on_the_diagonal_where_they_are_best():
     ax = show_choices(numbers, numbers, xlabel="best", ylabel="chosen").axes[0]
     diagonal, points = ax.lines
     assert (points.get_xdata() == points.get_ydata()).all()
-    assert diagonal.get_xdata() == diagonal.get_ydata()
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
     assert ax.get_xlim() == ax.get_ylim()
     assert ax.get_xscale() == ax.get_yscale() == "log"
 
