@@ -86,12 +86,17 @@ def compare_additively(
     """The formula, without a tensor of queries x keys x hidden where autograd can do without."""
     if is_ordinary(q, k) and 0 not in (*q.shape, *k.shape):
         return _Additive.apply(q, k, w_v)
-    return _broadcast(q, k, w_v)
+    return compare_by_broadcasting(q, k, w_v)
 
 
-def _broadcast(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
-    # (*batch, queries, keys, hidden)
-    return torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3)) @ w_v
+def compare_by_broadcasting(
+    q: Float[Tensor, "*batch queries hidden"],
+    k: Float[Tensor, "*batch keys hidden"],
+    w_v: Float[Tensor, " hidden"],
+) -> Float[Tensor, "*batch queries keys"]:
+    """The formula as it stands, with a number for every pair and every hidden feature."""
+    features = torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3))  # (*batch, queries, keys, hidden)
+    return features @ w_v
 
 
 class AdditiveScore(Score):
@@ -186,10 +191,10 @@ class _Additive(torch.autograd.Function):
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
-        ways = _Ways(q, k)
+        fractions = Fractions(q, k)
         scores = q.new_empty(*q.shape[:-1], k.shape[-2])
         flat = scores.view(-1, *scores.shape[-2:])
-        for part, rows, r in ways.parts():
+        for part, rows, r in fractions.parts():
             torch.mv(r.flatten(0, -2), w_v, out=flat[part, rows].view(-1))
         return scores.mul_(-2.0).add_(w_v.sum())
 
@@ -203,16 +208,16 @@ class _Additive(torch.autograd.Function):
         if torch.is_grad_enabled() or not is_ordinary(d_scores):
             wanted = [x for x in (q, k, w_v) if x.requires_grad]
             with torch.enable_grad():
-                scores = _broadcast(q, k, w_v)
+                scores = compare_by_broadcasting(q, k, w_v)
             found = iter(
                 torch.autograd.grad(scores, wanted, d_scores, create_graph=torch.is_grad_enabled())
             )
             return tuple(next(found) if x.requires_grad else None for x in (q, k, w_v))
         d_q, d_k, d_w = (x.new_zeros(x.shape) for x in (q, k, w_v))
-        ways = _Ways(q, k)
+        fractions = Fractions(q, k)
         d_scores = d_scores.reshape(-1, *d_scores.shape[-2:])
         flat_q, flat_k = (x.view(-1, *x.shape[-2:]) for x in (d_q, d_k))
-        for part, rows, r in ways.parts():
+        for part, rows, r in fractions.parts():
             d = d_scores[part, rows]
             d_w.addmv_(r.flatten(0, -2).mT, d.reshape(-1))
             slopes = r.addcmul_(r, r, value=-1.0).mul_(d.unsqueeze(-1))  # r - r^2
@@ -221,7 +226,7 @@ class _Additive(torch.autograd.Function):
         return d_q.mul_(4 * w_v), d_k.mul_(4 * w_v), d_scores.sum() - 2 * d_w
 
 
-class _Ways:
+class Fractions:
     """The r of all pairs, some at a time, in a buffer that may be written to."""
 
     def __init__(self, q: Tensor, k: Tensor) -> None:

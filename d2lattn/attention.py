@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from d2lattn.checks import check_dropout, check_tokens, result_dtype
+from d2lattn.checks import check_dropout, check_tokens, fit_together, result_dtype
 from d2lattn.engine.attend import attend
 from d2lattn.masks import Mask, restriction
 from d2lattn.score import ScoreFunction
@@ -118,12 +118,16 @@ class Attention(nn.Module):
         ValueError
             If shapes or devices do not fit, or the score returns something of another shape.
         """
-        check_tokens(queries=queries, keys=keys, values=values)
+        if not fit_together(queries, keys, values):
+            check_tokens(queries=queries, keys=keys, values=values)
         shape = (*queries.shape[:-1], keys.shape[-2])
         allowed = restriction(valid_lens, mask, shape, queries.device)
         dtype = result_dtype(queries, keys, values)
         output, weights, _, _ = attend(
             self.score, queries, keys, values, allowed, self.dropout, need_weights=need_weights
         )
-        weights = weights.to(dtype) if need_weights and weights is not None else None
-        return AttentionOutput(output.to(dtype), weights)
+        if not need_weights:
+            weights = None
+        elif weights is not None and weights.dtype != dtype:
+            weights = weights.to(dtype)
+        return AttentionOutput(output if output.dtype == dtype else output.to(dtype), weights)

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 Index = slice | Tensor  # of an axis: a stretch, or numbers of any of it
+EVERY = slice(None)
 
 
 class Block(NamedTuple):
@@ -32,11 +33,12 @@ class Block(NamedTuple):
     @staticmethod
     def whole(shape: tuple[int, ...]) -> "Block":
         """All scores."""
-        *batch, _, _ = shape
-        return Block(tuple(shape), (slice(None),) * len(batch), slice(None), slice(None))
+        return Block(tuple(shape), (EVERY,) * (len(shape) - 2), EVERY, EVERY)
 
     def cut(self, tensor: Tensor) -> Tensor:
         """What a tensor that broadcasts to all scores says of these; an axis of 1 stays."""
+        if self.is_whole:
+            return tensor
         parts = (*self.batch, self.rows, self.columns)[len(self.shape) - tensor.ndim :]
         for axis, part in enumerate(parts):
             if isinstance(part, slice):
@@ -58,7 +60,11 @@ class Block(NamedTuple):
         """Where queries and keys stand: the last query at the last key."""
         *_, num_queries, num_keys = self.shape
         i = _numbers(self.rows, num_queries, device) + (num_keys - num_queries)
-        return i.unsqueeze(-1), _numbers(self.columns, num_keys, device).unsqueeze(0)
+        return i.unsqueeze(-1), self.of_columns(device).unsqueeze(0)
+
+    def of_columns(self, device: torch.device) -> Int[Tensor, " columns"]:
+        """The numbers of its keys, which are their positions."""
+        return _numbers(self.columns, self.shape[-1], device)
 
     def within(self, batch: tuple[slice, ...], rows: Int[Tensor, " rows"]) -> "Block":
         """Some of its own elements and rows, in its own numbers."""
@@ -70,6 +76,11 @@ class Block(NamedTuple):
             parts.append(slice(first + start, first + stop))
         numbers = _numbers(self.rows, self.shape[-2], device)
         return self._replace(batch=tuple(parts), rows=numbers[rows])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was made as all scores."""
+        return self.columns is EVERY and self.rows is EVERY
 
     @property
     def sizes(self) -> tuple[int, ...]:

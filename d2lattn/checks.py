@@ -10,25 +10,24 @@ from torch.autograd import forward_ad
 
 # --- what can be looked at ---
 
+_KINDS = (Tensor, nn.Parameter)
+_is_batched = torch._C._functorch.is_legacy_batchedtensor  # by `is_grads_batched`
+
 
 def is_ordinary(*tensors: Tensor) -> bool:
     """Whether these are tensors with numbers, in eager mode and outside of every transform.
 
     Only there may a fast way of our own run: it looks at values, and autograd is all that follows.
     """
-    return (
-        not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and torch._C._functorch.maybe_current_level() is None
-        and forward_ad._current_level < 0
-        and torch._C._len_torch_dispatch_stack() == 0
-        and all(
-            type(x) in (Tensor, nn.Parameter)
-            and not x.is_meta
-            and not torch._C._functorch.is_legacy_batchedtensor(x)  # `is_grads_batched`
-            for x in tensors
-        )
-    )
+    if (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.maybe_current_level() is not None
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() != 0
+    ):
+        return False
+    return all(type(x) in _KINDS and not x.is_meta and not _is_batched(x) for x in tensors)
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -62,16 +61,38 @@ def wants_gradients(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-# --- dtypes ---
+# --- dtypes and products ---
+
+_WIDE = (torch.float32, torch.float64)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """``tensor`` itself, or its float32 copy where half precision would round a reduction."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor if tensor.dtype in _WIDE else tensor.to(torch.float32)
+
+
+def in_one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Themselves, or copies in the widest of their dtypes and float32."""
+    dtype = tensors[0].dtype
+    for other in tensors[1:]:
+        if other.dtype != dtype:
+            dtype = torch.promote_types(dtype, other.dtype)
+    if dtype not in _WIDE:
+        dtype = torch.float32
+    return tuple(x if x.dtype == dtype else x.to(dtype) for x in tensors)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product; `matmul` takes a while to see that it may be the batched one."""
+    if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]:
+        return torch.bmm(a, b)
+    return a @ b
 
 
 def is_autocast(device: torch.device) -> bool:
     """Whether operations on this device choose their own dtypes."""
+    if not torch._C._is_any_autocast_enabled():
+        return False
     kind = device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
@@ -142,6 +163,26 @@ def check_dropout(dropout: float) -> None:
         raise TypeError(f"dropout must be a number in [0, 1]; got {dropout!r}")
     if not 0.0 <= dropout <= 1.0:
         raise ValueError(f"dropout must be a probability in [0, 1]; got {dropout}")
+
+
+def fit_together(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
+    """Whether :func:`check_tokens` surely has nothing to say, at a glance."""
+    if not (
+        isinstance(queries, Tensor) and isinstance(keys, Tensor) and isinstance(values, Tensor)
+    ):
+        return False
+    of_queries, of_keys, of_values = queries.shape, keys.shape, values.shape
+    return (
+        len(of_queries) >= 2
+        and len(of_keys) >= 2
+        and of_queries[:-2] == of_keys[:-2]
+        and of_keys[:-1] == of_values[:-1]
+        and of_queries[-1] != 0
+        and of_keys[-1] != 0
+        and queries.dtype == keys.dtype == values.dtype
+        and queries.device == keys.device == values.device
+        and queries.is_floating_point()
+    )
 
 
 def check_tokens(**tokens: Tensor) -> None:

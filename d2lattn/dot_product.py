@@ -13,6 +13,7 @@ from d2lattn.checks import (
     check_same_width,
     check_size,
     check_tokens,
+    product,
 )
 from d2lattn.engine.fused import dot_products
 from d2lattn.score import Pairs, Score, apply_linear, is_linear
@@ -111,7 +112,7 @@ class DotProductScore(Score):
         k: Float[Tensor, "*batch keys features"],
     ) -> Float[Tensor, "*batch queries keys"]:
         """The inner product of every pair, scaled."""
-        return (q * self._factor(q)) @ k.mT
+        return product(q * self._factor(q), k.mT)
 
     def _factor(self, q: Tensor) -> float:
         return 1.0 / math.sqrt(q.shape[-1]) if self.scale is None else self.scale
@@ -245,7 +246,7 @@ class BilinearScore(Score):
         k: Float[Tensor, "*batch keys key_size"],
     ) -> Float[Tensor, "*batch queries keys"]:
         """The inner product of every pair."""
-        return q @ k.mT
+        return product(q, k.mT)
 
     def as_dot_product(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, float]:
         """Of the projected query and the key."""

@@ -15,7 +15,8 @@ from d2lattn.bandwidth import select
 from d2lattn.biased import Biased
 from d2lattn.checks import check_floating, first_index, is_ordinary, wants_gradients
 from d2lattn.extras import needs
-from d2lattn.kernels import Bandwidth, KernelScore, check_bandwidth
+from d2lattn.kernel_formulas import Bandwidth, check_bandwidth
+from d2lattn.kernels import KernelScore
 from d2lattn.moments import local_weights
 from d2lattn.smoothing import Smoother, Tick, smooth
 

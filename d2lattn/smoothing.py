@@ -18,7 +18,8 @@ from torch import Tensor
 
 from d2lattn.boxes import moments_in_boxes
 from d2lattn.cells import moments_in_cells, window
-from d2lattn.kernels import KernelScore, compare_by_kernel
+from d2lattn.kernel_formulas import compare_by_kernel
+from d2lattn.kernels import KernelScore
 from d2lattn.masking import masked_softmax
 from d2lattn.moments import Moments, Powers, average, local_weights, powers_of
 from d2lattn.neighbours import (

@@ -12,13 +12,16 @@ from d2lattn import (
     AdditiveAttention,
     AdditiveScore,
     Attention,
+    Biased,
     BilinearScore,
     DotProductAttention,
     DotProductScore,
     GaussianScore,
     KernelScore,
     LocalLinear,
+    Mask,
     NadarayaWatson,
+    SoftCapped,
     additive_score,
     bilinear_score,
     causal_mask,
@@ -161,6 +164,90 @@ LENGTHS_AND_MASKS: Table = {
     "a score without axes": (
         lambda: masked_softmax(torch.tensor(5.0)),
         ValueError, r"scores must have shape \(\*batch, queries, keys\) or \(keys,\); got \(\)",
+    ),
+    "a window that is negative": (
+        lambda: Mask.window(-1),
+        ValueError, r"before must be at least 0; got -1",
+    ),
+    "a window ahead that is no integer": (
+        lambda: Mask.window(1, 0.5),  # type: ignore[arg-type]
+        TypeError, r"after must be an integer; got 0\.5",
+    ),
+    "a predicate of scores": (
+        lambda: Mask.where(lambda score, i, j: score > 0),  # type: ignore[arg-type,misc]
+        TypeError, r"predicate must be a function of two tensors.*takes \(score, i, j\)",
+    ),
+    "a predicate that is a tensor": (
+        lambda: Mask.where(torch.ones(3, 5)),  # type: ignore[arg-type]
+        TypeError, r"predicate must be a function of positions \(i, j\); got tensor",
+    ),
+    "a predicate that returns numbers": (
+        lambda: attend(Q, K, V, mask=Mask.where(lambda i, j: i - j)),
+        TypeError, r"predicate must return a boolean tensor; got torch\.int64",
+    ),
+    "a predicate that returns True": (
+        lambda: attend(Q, K, V, mask=Mask.where(lambda i, j: True)),  # type: ignore[arg-type,return-value]
+        TypeError, r"predicate must return a boolean tensor; got bool",
+    ),
+    "a predicate of another shape": (
+        lambda: attend(Q, K, V, mask=Mask.where(lambda i, j: torch.ones(7, dtype=torch.bool))),
+        ValueError, r"what predicate returns must broadcast to .* = \(2, 3, 5\); got \(7,\)",
+    ),
+    "documents of another length": (
+        lambda: attend(Q, K, V, mask=Mask.documents(torch.arange(3), torch.arange(4))),
+        ValueError, r"key_ids must hold one number for each of the 5 keys; got 4",
+    ),
+    "documents that are no integers": (
+        lambda: Mask.documents(torch.zeros(3), torch.arange(5)),
+        TypeError, r"query_ids must hold integers; got torch\.float32",
+    ),
+    "documents of another batch": (
+        lambda: attend(Q, K, V, mask=Mask.documents(torch.zeros(4, 3).long(), torch.arange(5))),
+        ValueError, r"query_ids must broadcast to .*; got \(4, 3\)",
+    ),
+    "lengths of a mask out of range": (
+        lambda: attend(Q, K, V, mask=Mask.lengths(lens(6, 0))),
+        ValueError, r"valid_lens must lie in \[0, 5\].*got 6 at index \(0,\)",
+    ),
+    "a mask and something else": (
+        lambda: Mask.causal() & torch.ones(3, 5, dtype=torch.bool),  # type: ignore[operator]
+        TypeError, r"unsupported operand",
+    ),
+    "a bias of another shape": (
+        lambda: Biased(DotProductScore(), torch.zeros(3, 4))(Q, K),
+        ValueError, r"bias must broadcast to .* = \(2, 3, 5\); got \(3, 4\)",
+    ),
+    "a bias of integers": (
+        lambda: Biased(DotProductScore(), torch.zeros(3, 5).long()),
+        TypeError, r"bias must be floating point; got torch\.int64",
+    ),
+    "a bias that is a number": (
+        lambda: Biased(DotProductScore(), 0.5),  # type: ignore[arg-type]
+        TypeError, r"bias must be a tensor, or a function or module of positions.*got 0\.5",
+    ),
+    "a bias that returns booleans": (
+        lambda: Biased(DotProductScore(), lambda i, j: i >= j)(Q, K),
+        TypeError, r"bias must return a tensor of numbers; got torch\.bool.*Mask\.where",
+    ),
+    "a bias that returns another shape": (
+        lambda: Biased(DotProductScore(), lambda i, j: torch.zeros(2))(Q, K),
+        ValueError, r"what bias returns must broadcast to .* = \(2, 3, 5\); got \(2,\)",
+    ),
+    "a bias on a class": (
+        lambda: Biased(DotProductScore, torch.zeros(3, 5)),  # type: ignore[arg-type]
+        TypeError, r"score must be a function of \(queries, keys\) or a module",
+    ),
+    "a cap that is not positive": (
+        lambda: SoftCapped(DotProductScore(), 0.0),
+        ValueError, r"cap must be positive; got 0\.0",
+    ),
+    "a cap that is infinite": (
+        lambda: SoftCapped(DotProductScore(), float("inf")),
+        ValueError, r"cap must be finite; got inf",
+    ),
+    "a cap that is a text": (
+        lambda: SoftCapped(DotProductScore(), "2"),  # type: ignore[arg-type]
+        TypeError, r"cap must be a number; got '2'",
     ),
     "a negative number of keys": (
         lambda: length_mask(lens(0), -1),

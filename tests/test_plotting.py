@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -24,11 +25,13 @@ from d2lattn.plotting import (
     show_curves,
     show_heatmaps,
     show_histograms,
+    show_mask_blocks,
     show_pair_table,
     show_plane,
     show_regression,
     show_signed_weights,
 )
+from d2lattn.plotting.mask_blocks import FULL, MIXED
 from tests.helpers import normal
 
 WEIGHTS = normal(2, 3, 4, 5).softmax(dim=-1)
@@ -328,6 +331,62 @@ def test_bars_that_do_not_fit_are_refused(arguments, words):
         show_bars(**arguments, xlabel="x", ylabel="y")
 
 
+PAST = torch.ones(8, 8, dtype=torch.bool).tril()
+
+
+def covered(ax: Axes, color: str, alpha: float) -> set[tuple[int, int]]:
+    """Pairs (query, key) whose middle a patch of this colour covers."""
+    wanted = matplotlib.colors.to_rgba(color, alpha)
+    return {
+        (i, j)
+        for patch in ax.patches
+        if patch.get_facecolor() == wanted
+        for i in range(8)
+        for j in range(8)
+        if patch.get_path().contains_point((j + 0.5, i + 0.5))
+    }
+
+
+def test_full_blocks_are_of_one_colour_and_in_mixed_ones_the_pairs_that_count_stand_out():
+    (ax,) = show_mask_blocks(PAST, 2, titles=["causal"]).axes
+    pairs = {(i, j) for i in range(8) for j in range(8)}
+    assert covered(ax, FULL, 1.0) == {(i, j) for i, j in pairs if j // 2 < i // 2}
+    assert covered(ax, MIXED, 0.3) == {(i, j) for i, j in pairs if j // 2 == i // 2}
+    assert covered(ax, MIXED, 1.0) == {(i, j) for i, j in pairs if j // 2 == i // 2 and j <= i}
+    bottom, top = ax.get_ylim()
+    assert bottom > top  # query 0 is at the top
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("keys", "queries", "causal")
+
+
+def test_masks_stand_two_in_a_row_above_what_their_colours_mean():
+    figure = show_mask_blocks(torch.stack([PAST, ~PAST, PAST | True]), 4, titles=list("abc"))
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b", "c"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["full", "mixed", "empty"]
+    assert len(figure.axes[2].patches) == 1  # all full
+
+
+@pytest.mark.parametrize(
+    ("allowed", "block", "kind", "words"),
+    [
+        (PAST.float(), 2, TypeError, "boolean tensor; got torch.float32"),
+        ([[True]], 1, TypeError, "boolean tensor; got list"),
+        (PAST[0], 2, ValueError, "allowed must have shape"),
+        (PAST[:0], 2, ValueError, "allowed must have shape"),
+        (PAST, 3, ValueError, "block must divide"),
+        (PAST, 0, ValueError, "block must divide"),
+    ],
+)
+def test_masks_that_cannot_be_cut_are_refused(allowed, block, kind, words):
+    with pytest.raises(kind, match=words):
+        show_mask_blocks(allowed, block)
+
+
+def test_masks_want_a_title_for_each_panel():
+    with pytest.raises(ValueError, match="as many as the panels, 1; got 2"):
+        show_mask_blocks(PAST, 2, titles=["one", "two"])
+
+
 def test_queries_keys_and_values_have_three_colours_that_the_colour_blind_can_tell_apart():
     assert len({QUERY, KEY, VALUE}) == 3
     okabe_ito = {"#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
@@ -348,6 +407,7 @@ def every_figure() -> list[Figure]:
         show_plane(
             X[:2], PAIR_KEYS.mT, WEIGHTS[0, :, 0, :4], scores=PAIRS[:1, :3, :3].expand(3, 3, 3)
         ),
+        show_mask_blocks(PAST, 2),
         show_convex_hull(PAIR_KEYS.mT, {"mean": PAIR_KEYS.mT.mean(0, keepdim=True)}),
     ]
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,23 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-from ipykernel.kernelspec import RESOURCES, get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from tqdm import tqdm
-from traitlets import default
 
 from tests.gate.compare import compare, join_streams
 from tests.gate.measure import Tolerance
 from tests.gate.pages import ROOT, Cell, code_cells, read_page
+from tests.gate.running import run_chapter
 from tests.gate.timings import TIMINGS
 
-CELL_TIMEOUT = 120  # seconds; the tests allow as much
 _VOLATILE = {"execution", "collapsed", "ExecuteTime", "jupyter"}  # metadata of a cell
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -60,55 +51,15 @@ class Report:
         return f"{self.chapter}: {'counts and metadata tidied' if self.tidied else 'unchanged'}"
 
 
-class _ThisPython(KernelSpecManager):
-    """Knows the Python that runs this and no other, whatever kernels are installed."""
-
-    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
-
-
-class _KernelManager(AsyncKernelManager):
-    @default("kernel_spec_manager")
-    def _this_python(self) -> KernelSpecManager:
-        return _ThisPython()
-
-
-def run_cells(
-    notebook: NotebookNode, folder: Path, done: Callable[[], object] = lambda: None
-) -> NotebookNode:
-    """Run a notebook in its own folder with this Python; return the copy that has run."""
-    fresh = nbformat.from_dict(notebook)
-    for cell in fresh.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    client = NotebookClient(
-        fresh,
-        kernel_name="python3",
-        kernel_manager_class=_KernelManager,
-        timeout=CELL_TIMEOUT,
-        record_timing=False,
-        store_widget_state=False,
-        resources={"metadata": {"path": str(folder)}},
-        on_cell_executed=lambda **_: done(),
-    )
-    client.execute(stderr=subprocess.DEVNULL)  # of the kernel itself, which is chatty
-    return fresh
-
-
 def refresh(path: Path, *, write: bool = True, done: Callable[[], object] = lambda: None) -> Report:
     """Run a chapter and rewrite what changed."""
     stored = nbformat.read(path, as_version=4)
     cells = code_cells(stored.cells)
-    try:
-        fresh = run_cells(stored, path.parent, done)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        return Report(path.stem, len(cells), [], error=_COLOURS.sub("", str(error)))
-    pairs = list(zip(cells, code_cells(fresh.cells), strict=True))
-    for _, new in pairs:
-        for output in new.outputs:
-            if output.get("name") == "stderr":
-                message = f"{new.where} writes to stderr, which no page may show:\n{output.text}"
-                return Report(path.stem, len(cells), [], error=message)
+    run = run_chapter(stored, path.parent, done=done)
+    for number, what in run.failures.items():
+        message = f"{cells[number - 1].where} {what}"
+        return Report(path.stem, len(cells), [], error=message)
+    pairs = list(zip(cells, run.cells, strict=True))
     rewritten = [old.number for old, new in pairs if _update_outputs(old, new)]
     tidied = [_tidy(old.node, new.node.execution_count) for old, new in pairs]
     tidied.append(stored.metadata.pop("widgets", None) is not None)

@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 
 from docutils import nodes
 from maths import spoken
-from sphinx.application import Sphinx
+from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.config import Config
 
 WORDS_A_MINUTE = 200
 
 # Not in _static, whose scripts Jupyter Book loads on every page.
 LABS = Path(__file__).resolve().parents[1] / "_labs"
+DOWNLOADS = LABS.parents[1] / "_build" / "downloads"  # as the Makefile has it
 
 
 def repository_options(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -123,10 +124,27 @@ def offers(first: str, downloads: list[str]) -> str:
 
 def downloads() -> list[Path]:
     """The book in other forms, if `make epub` and `make pdf` have made them."""
-    folder = os.environ.get("BOOK_DOWNLOADS", "")
-    if not folder:
-        return []
+    folder = os.environ.get("BOOK_DOWNLOADS") or DOWNLOADS
     return [path for kind in ("pdf", "epub") for path in sorted(Path(folder).glob(f"*.{kind}"))]
+
+
+def begin_anew(app: Sphinx) -> None:
+    """Forget an earlier build, whatever command made it, before Sphinx looks for it.
+
+    Nothing of one may be kept: numbers that a page quotes from another would be old, and pages
+    that `lean` has gone over have lost what it looks for. Hidden files, such as a branch's
+    ``.git``, stay, and so does a folder that Sphinx has not made.
+    """
+    Path(app.doctreedir, ENV_PICKLE_FILENAME).unlink(missing_ok=True)
+    made_by_sphinx = Path(app.outdir, ".buildinfo")
+    if not made_by_sphinx.exists():
+        return
+    made_by_sphinx.unlink()
+    for path in Path(app.outdir).iterdir():
+        if path.is_dir() and not path.name.startswith("."):
+            shutil.rmtree(path)
+        elif not path.name.startswith("."):
+            path.unlink()
 
 
 def fill_in(app: Sphinx, config: Config) -> None:
@@ -234,6 +252,7 @@ def copy_downloads(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    begin_anew(app)
     for part in ("maths", "lean", "ebook", "notfound.extension", "sphinxext.opengraph"):
         app.setup_extension(part)
     if os.environ.get("BOOK_URL", "").strip():

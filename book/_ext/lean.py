@@ -51,7 +51,7 @@ logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells of every tabl
 
 def smaller(path: Path, codes: set[int]) -> bytes:
     """The font with these characters alone; unchanged if it has none of them."""
-    font, buffer = TTFont(path), BytesIO()
+    font, buffer = TTFont(path, recalcTimestamp=False), BytesIO()
     if not codes & font.getBestCmap().keys():
         return path.read_bytes()
     options = subset.Options(flavor="woff", layout_features=[], glyph_names=False)
@@ -213,12 +213,6 @@ def finish(app: Sphinx, error: Exception | None) -> None:
         shutil.rmtree(static / folder, ignore_errors=True)
 
 
-def start(app: Sphinx) -> None:
-    """Have the listings written again: viewcode would keep those that are lean already."""
-    shutil.rmtree(Path(app.outdir, "_modules"), ignore_errors=True)
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.connect("builder-inited", start)
     app.connect("build-finished", finish, priority=900)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": True}

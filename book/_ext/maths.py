@@ -49,14 +49,17 @@ var MathJax = {loader: {load: []}, startup: {typeset: false}};
 var console = {log() {}, warn() {}, error() {}};
 """
 AFTER = f"""
-var _ = MathJax._, adaptor = _.adaptors.liteAdaptor.liteAdaptor();
+var _ = MathJax._, adaptor = _.adaptors.liteAdaptor.liteAdaptor(), page;
 _.a11y['assistive-mml'].AssistiveMmlHandler(_.handlers.html_ts.RegisterHTMLHandler(adaptor));
-var page = _.mathjax.mathjax.document('', {{
-    InputJax: new _.input.tex_ts.TeX({{packages: {PACKAGES}}}),
-    OutputJax: new _.output.chtml_ts.CHTML({{
-        font: new _.output.chtml.fonts.tex_ts.TeXFont({{fontURL: 'mathjax'}})}}),
-}});
+var output = new _.output.chtml_ts.CHTML({{
+    font: new _.output.chtml.fonts.tex_ts.TeXFont({{fontURL: 'mathjax'}})}});
 var writer = new _.core.MmlTree.SerializedMmlVisitor.SerializedMmlVisitor();
+function open() {{
+    var input = new _.input.tex_ts.TeX({{packages: {PACKAGES}}});
+    input.postFilters.add(colour);
+    page = _.mathjax.mathjax.document('', {{InputJax: input, OutputJax: output}});
+    return true;
+}}
 function typeset(tex, display) {{
     return adaptor.outerHTML(page.convert(tex, {{display: display, em: 16, ex: 8}}));
 }}
@@ -64,7 +67,7 @@ function mathml(tex, display) {{
     var stop = _.core.MathItem.STATE.CONVERT;
     return writer.visitTree(page.convert(tex, {{display: display, end: stop}}));
 }}
-function styles() {{ return adaptor.textContent(page.outputJax.styleSheet(page)); }}
+function styles() {{ return adaptor.textContent(output.styleSheet(page)); }}
 """
 
 # A query, a key or a value, alone or as a matrix, but not as an index: the k of a sum, W_q.
@@ -74,19 +77,24 @@ function isIndex(node) {
     return node.parent && (node.parent.childIndex(node) === node.parent.sub
         || node.parent.childIndex(node) === node.parent.under || isIndex(node.parent));
 }
-page.inputJax[0].postFilters.add(function (set) {
+function colour(set) {
     set.data.root.walkTree(function (node) {
         if (!node.isKind('mi')) return;
         var letter = node.getText(), bold = node.attributes.get('mathvariant') === 'bold';
         var role = bold === (letter < 'a') && ROLES[letter];
         if (role && !isIndex(node)) node.attributes.set('class', role);
     });
-});
+}
 """
 
 
 class Typesetter:
-    """MathJax in a JavaScript engine of its own. It remembers which characters it has set."""
+    """MathJax in a JavaScript engine of its own. It remembers which characters it has set.
+
+    What a page defines, with ``\\newcommand`` or otherwise, holds on that page alone.
+    """
+
+    page: str | None = None
 
     def __init__(self) -> None:
         self.source = Path(str(files("sphinx-mathjax-offline"))) / "static" / "mathjax"
@@ -94,10 +102,19 @@ class Typesetter:
         self.engine.eval(BEFORE)
         for part in PARTS:
             self.engine.eval((self.source / f"{part}.js").read_text(encoding="utf-8"))
-        self.engine.eval(AFTER)
         self.engine.eval(ROLES)
+        self.engine.eval(AFTER)
         self.html = cache(lambda tex, display: self._call("typeset", tex, display))
         self.mathml = cache(lambda tex, display: self._call("mathml", tex, display))
+        self.turn_to("")
+
+    def turn_to(self, page: str) -> None:
+        """Forget what the page before has defined."""
+        if page != self.page:
+            self.page = page
+            self._call("open")
+            self.html.cache_clear()
+            self.mathml.cache_clear()
 
     def portable(self, tex: str, display: bool) -> str:
         """MathML for readers of every kind, its letters as such: browsers know no ``mathvariant``
@@ -151,6 +168,7 @@ def set_formula(translator: Any, node: nodes.Node, tex: str, display: bool) -> s
     app = translator.builder.app
     if not hasattr(app, "typesetter"):
         app.typesetter = Typesetter()
+    app.typesetter.turn_to(translator.docnames[-1])
     if app.builder.name == "epub":  # and its source, for readers that show no MathML
         said = html.escape(" ".join(node.astext().split()))
         formula = app.typesetter.portable(tex, display)

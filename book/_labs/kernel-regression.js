@@ -11,15 +11,85 @@
 
   function logInside(density) { return density > 0 ? Math.log(density) : -Infinity; }
 
+  function between(low, high, share) { return low + share * (high - low); }
+
   var regression = labs.kernelRegression = {
     weights: function (query, keys, bandwidth, kernel) {
-      return labs.softmax(keys.map(function (key) {
-        return LOG_KERNELS[kernel]((query - key) / bandwidth);
-      }));
+      var logKernel = LOG_KERNELS[kernel];
+      return labs.softmax(keys.map(function (key) { return logKernel((query - key) / bandwidth); }));
     },
 
     predict: function (query, keys, values, bandwidth, kernel) {
       return labs.dot(regression.weights(query, keys, bandwidth, kernel), values);
+    },
+
+    /* Where a curve has to be looked at, so that straight lines between these places follow it.
+       A kernel with an end changes at each key's reach; a narrow Gaussian, half way between keys. */
+    places: function (low, high, keys, bandwidth, kernel) {
+      var places = [low, high], sorted = keys.slice().sort(function (a, b) { return a - b; });
+      for (var i = 1; i < 140; i += 1) { places.push(between(low, high, i / 140)); }
+      sorted.forEach(function (key, i) {
+        if (kernel !== "gaussian") { places.push(key - bandwidth, key + bandwidth); }
+        else if (i > 0 && key > sorted[i - 1]) { // e^s of a lead s, which grows by gap / h² a unit
+          var slope = (key - sorted[i - 1]) / bandwidth / bandwidth;
+          [-6, -4, -2.5, -1.2, 0, 1.2, 2.5, 4, 6].forEach(function (lead) {
+            places.push((key + sorted[i - 1]) / 2 + lead / slope);
+          });
+        }
+      });
+      return places.filter(function (x) { return x >= low && x <= high; })
+        .sort(function (a, b) { return a - b; });
+    },
+
+    /* The fitted curve as points; null where no measurement is within reach. A boxcar gives steps:
+       a level from one place to the next. */
+    curve: function (low, high, keys, values, bandwidth, kernel) {
+      var places = regression.places(low, high, keys, bandwidth, kernel);
+      var logKernel = LOG_KERNELS[kernel], scores = keys.slice();
+      function at(x) { // `predict`, without making a list for each of a thousand places
+        for (var highest = -Infinity, i = 0; i < keys.length; i += 1) {
+          scores[i] = logKernel((x - keys[i]) / bandwidth);
+          if (scores[i] > highest) { highest = scores[i]; }
+        }
+        if (highest === -Infinity) { return null; }
+        for (var total = 0, sum = 0, j = 0; j < keys.length; j += 1) {
+          var raised = scores[j] === -Infinity ? 0 : Math.exp(scores[j] - highest);
+          total += raised;
+          sum += raised * values[j];
+        }
+        return sum / total;
+      }
+      if (kernel === "gaussian") { return places.map(function (x) { return [x, at(x)]; }); }
+      function bend(from, to, depth) { // points between, where a straight line would be too far off
+        var x = (from[0] + to[0]) / 2, middle = [x, at(x)];
+        var straight = Math.abs(middle[1] - (from[1] + to[1]) / 2) < 0.02;
+        var level = Math.abs(from[1] - to[1]) < 0.04; // an S is straight in its middle, too
+        if (depth === 0 || (straight && (level || depth < 6))) { return [middle]; }
+        return bend(from, middle, depth - 1).concat([middle], bend(middle, to, depth - 1));
+      }
+      var points = [];
+      for (var i = 0; i < places.length - 1; i += 1) {
+        var left = places[i], right = places[i + 1];
+        if (right - left < 1e-9) { continue; }
+        var middle = at((left + right) / 2);
+        if (kernel === "boxcar" || middle === null) {
+          points.push([left, middle], [right, middle]);
+        } else { // inside, by a hair: at the very end of a reach the weight is 0
+          var hair = 1e-6 * (right - left);
+          var from = [left, at(left + hair)], to = [right, at(right - hair)];
+          points = points.concat([from], bend(from, to, 8), [to]);
+        }
+      }
+      return points;
+    },
+
+    /* How many measurements have no other one within reach */
+    alone: function (keys, bandwidth, kernel) {
+      return keys.filter(function (query, i) {
+        return !keys.some(function (key, j) {
+          return j !== i && isFinite(LOG_KERNELS[kernel]((query - key) / bandwidth));
+        });
+      }).length;
     },
 
     /* Mean squared residual of each measurement from its prediction by all the others: what a
@@ -36,8 +106,8 @@
   };
 
   var NARROWEST = 0.02, WIDEST = 4; // bandwidths
-  var LEFT = 34, RIGHT = 8;
-  var PLOT = 270, STRIP = 86, ERROR = 150; // heights
+  var LEFT = 34, RIGHT = 8, FLOOR = 40; // of a plot, and below it
+  var PLOT = 286, STRIP = 86, ERROR = 150; // heights
   var HIGHEST = 1.4; // error that is shown
   var WIDTHS = [];
   for (var i = 0; i <= 36; i += 1) {
@@ -47,9 +117,7 @@
   function build(data, body) {
     var low = data.grid[0] - 1, high = data.grid[data.grid.length - 1] + 1;
     var state = { query: data.query, bandwidth: data.bandwidth, kernel: "gaussian" };
-    var plotted = [];
-    for (var step = 0; step <= 140; step += 1) { plotted.push(low + step * (high - low) / 140); }
-    var errors = {}; // leave-one-out, by kernel
+    var errors = {}; // leave-one-out, by kernel: as far as they have been worked out
 
     var bottom = Math.min.apply(null, data.y.concat(0)) - 0.3;
     var top = Math.max.apply(null, data.y) + 0.3;
@@ -60,36 +128,46 @@
 
     var plot = labs.drawing("Measurements, the fitted curve and one query", PLOT, function (width) {
       keepAcross(width);
-      var up = labs.scale(bottom, top, PLOT - 24, 6);
-      var parts = axes(across, up, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4], width, PLOT - 24);
+      var floor = PLOT - FLOOR;
+      var up = labs.scale(bottom, top, floor, 6);
+      var parts = axes(across, up, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4], width, floor);
       parts.push(labs.path(data.grid.map(function (x, i) {
         return [across(x), up(data.truth[i])];
       }), { "class": "lab-truth" }));
       data.x.forEach(function (x) { // the keys, on the axis
-        parts.push(labs.path([[across(x), PLOT - 24], [across(x), PLOT - 32]], { "class": "lab-key" }));
+        parts.push(labs.path([[across(x), floor], [across(x), floor - 8]], { "class": "lab-key" }));
       });
-      parts.push(labs.path(plotted.map(function (x, i) {
-        return fitted.curve[i] === null ? null : [across(x), up(fitted.curve[i])];
-      }), { "class": "lab-curve" }));
+      if (fitted.width !== width) { // the query may move, and the curve stays
+        fitted.width = width;
+        fitted.path = labs.path(fitted.curve.map(function (point) {
+          return point[1] === null ? null : [across(point[0]), up(point[1])];
+        }), { "class": "lab-curve" });
+      }
+      parts.push(labs.svg("path", fitted.path.attributes));
       var heaviest = Math.max.apply(null, weights) || 1;
-      data.x.forEach(function (x, i) {
-        var share = weights[i] / heaviest;
-        var spot = { cx: across(x), cy: up(data.y[i]), r: 3 + 4 * Math.sqrt(share) };
+      data.x.forEach(function (x, i) { // as large as its share of the largest, as red as its weight
+        var spot = { cx: across(x), cy: up(data.y[i]), r: 3 + 4 * Math.sqrt(weights[i] / heaviest) };
         parts.push(labs.svg("circle", labs.merge({ "class": "lab-value-dot" }, spot)));
-        parts.push(labs.svg("circle", labs.merge(spot, labs.red(share))));
+        parts.push(labs.svg("circle", labs.merge(spot, labs.red(weights[i]))));
       });
-      var x = across(state.query), y = up(prediction);
-      parts.push(labs.path([[x, 6], [x, PLOT - 24]], { "class": "lab-query-line" }));
-      parts.push(labs.query(x, y));
+      var x = across(state.query), asked = labs.sum(weights) > 0;
+      parts.push(labs.path([[x, 6], [x, floor]], { "class": "lab-query-line" }));
+      parts.push(labs.query(x, asked ? up(prediction) : floor - 10));
+      if (!asked) {
+        var side = x > width / 2 ? -12 : 12;
+        parts.push(labs.words("no neighbours", x + side, floor - 6, {
+          "text-anchor": side < 0 ? "end" : "start"
+        }));
+      }
       return parts;
     });
 
     var strip = labs.drawing("The row of weights, a cell for each measurement", STRIP, function (width) {
       var each = (width - LEFT - RIGHT) / data.x.length;
-      var parts = [labs.words("weights, colour by square root", LEFT, 14, {})];
+      var parts = [labs.words("weights, from 0 (faint) to 1 (red)", LEFT, 14, {})];
       weights.forEach(function (weight, i) {
         parts.push(labs.svg("rect", labs.merge(
-          { x: LEFT + i * each, y: 22, width: each, height: 30 }, labs.red(Math.sqrt(weight))
+          { x: LEFT + i * each, y: 22, width: each, height: 30 }, labs.red(weight)
         )));
       });
       parts.push(labs.svg("rect", {
@@ -113,12 +191,13 @@
       parts.push(labs.path([[LEFT, 22], [LEFT, ERROR - 36], [width - RIGHT, ERROR - 36]], { "class": "lab-axis" }));
       parts.push(labs.words("leave-one-out error", LEFT + 6, 14, {}));
       parts.push(labs.words("bandwidth h", (LEFT + width) / 2, ERROR - 4, { "text-anchor": "middle" }));
-      parts.push(labs.path(WIDTHS.map(function (h, i) {
-        return here[i] <= HIGHEST ? [along(Math.log(h)), up(here[i])] : null;
+      parts.push(labs.path(here.map(function (error, i) {
+        return error <= HIGHEST ? [along(Math.log(WIDTHS[i])), up(error)] : null;
       }), { "class": "lab-curve" }));
-      parts.push(labs.svg("circle", {
-        cx: along(Math.log(state.bandwidth)), cy: up(Math.min(HIGHEST, fitted.error)), r: 6, "class": "lab-here"
-      }));
+      var x = along(Math.log(state.bandwidth)), off = fitted.error > HIGHEST;
+      parts.push(off ? labs.path([[x - 6, 28], [x, 18], [x + 6, 28], [x - 6, 28]], { "class": "lab-here" })
+        : labs.svg("circle", { cx: x, cy: up(fitted.error), r: 6, "class": "lab-here" }));
+      if (off) { parts.push(labs.words("above the scale", x + 10, 28, {})); }
       return parts;
     });
 
@@ -128,10 +207,8 @@
         bandwidth: state.bandwidth,
         kernel: state.kernel,
         error: regression.looError(data.x, data.y, state.bandwidth, state.kernel),
-        curve: plotted.map(function (x) {
-          var row = regression.weights(x, data.x, state.bandwidth, state.kernel);
-          return labs.sum(row) > 0 ? labs.dot(row, data.y) : null;
-        })
+        alone: regression.alone(data.x, state.bandwidth, state.kernel),
+        curve: regression.curve(low, high, data.x, data.y, state.bandwidth, state.kernel)
       };
     }
 
@@ -172,10 +249,19 @@
       body.appendChild(labs.html("div", {}, [part]));
     });
 
+    /* The errors of a kernel, a few at a time, so that a hand is never kept waiting */
     function compare(name) {
-      errors[name] = errors[name] || WIDTHS.map(function (h) {
-        return regression.looError(data.x, data.y, h, name);
-      });
+      var known = errors[name] = errors[name] || [];
+      if (known.length === WIDTHS.length || known.busy) { return; }
+      known.busy = true;
+      window.setTimeout(function () {
+        for (var i = 0; i < 3 && known.length < WIDTHS.length; i += 1) {
+          known.push(regression.looError(data.x, data.y, WIDTHS[known.length], name));
+        }
+        known.busy = false;
+        if (name === state.kernel) { errorPlot.redraw(); }
+        compare(name);
+      }, 30);
     }
 
     function draw() {
@@ -188,10 +274,11 @@
     }
 
     function sentence() {
-      var error = "Leave-one-out error " + labs.format(fitted.error, 3) + ".";
+      var error = "Leave-one-out error " + labs.format(fitted.error, 3) + (fitted.alone === 0 ? "." :
+        "; " + fitted.alone + " of the measurements have no neighbour within reach and count as predicted 0.");
       if (labs.sum(weights) === 0) {
         return "No measurement is within reach of x = " + labs.format(state.query, 2) +
-          ": all weights are 0, and so is the prediction. " + error;
+          ": all weights are 0, and there is nothing to predict from. " + error;
       }
       var heaviest = Math.max.apply(null, weights);
       var sorted = weights.slice().sort(function (a, b) { return b - a; });
@@ -204,10 +291,6 @@
         " measurements. " + error;
     }
 
-    // The errors of the other kernels before they are chosen, one at a time, when nothing else waits
-    kernels.forEach(function (each, i) {
-      window.setTimeout(function () { compare(each[0]); }, 500 * (i + 1));
-    });
     return draw;
   }
 
@@ -221,6 +304,8 @@
     ys.forEach(function (y) {
       parts.push(labs.words(String(y), LEFT - 8, up(y) + 4, { "text-anchor": "end" }));
     });
+    parts.push(labs.words("x", (LEFT + width) / 2, floor + 34, { "text-anchor": "middle" }));
+    parts.push(labs.words("y", LEFT + 8, 16, {}));
     return parts;
   }
 

@@ -45,11 +45,21 @@
       });
     },
 
-    /* What is wrong with weights, in words; nothing if they are those of the package */
+    /* Whether a valid score lies beyond what the format can hold */
+    loses: function (scores, valid, format) {
+      return scores.slice(0, valid).some(function (score) {
+        return isFinite(score) && !isFinite(masked.round(score, format));
+      });
+    },
+
+    /* What is wrong with weights, in words; nothing if they are those that the scores ask for */
     fault: function (weights, scores, valid, format) {
-      var right = masked.weights(scores, valid, "infinity", format);
+      var right = masked.weights(scores, valid, "infinity", "float32");
       var near = format === "float16" ? 5e-3 : 1e-6;
       if (weights.some(isNaN)) { return "nan"; }
+      if (masked.loses(scores, valid, format) && labs.sum(weights) === 0) {
+        return format + " has lost the scores of the valid keys";
+      }
       var lost = labs.sum(weights.slice(valid));
       if (lost > near) { return labs.format(lost, 2) + " of the attention goes to padding"; }
       var total = labs.sum(weights);
@@ -79,12 +89,20 @@
     }
 
     take(data.cases[0]);
-    state.fill = "million";
-    state.format = "float32";
+    state.fill = FILLS[1][0];
+    state.format = FORMATS[0][0];
 
-    var starts = labs.html("div", { "class": "lab-buttons" }, data.cases.map(function (start) {
+    var starts = labs.buttons(data.cases.map(function (start) {
       return labs.button(start.name, function () { take(start); show(); });
     }));
+    var reset = labs.button("Start again", function () {
+      take(data.cases[0]);
+      state.fill = FILLS[1][0];
+      state.format = FORMATS[0][0];
+      fill.set(state.fill);
+      format.set(state.format);
+      show();
+    });
     var sliders = state.scores.map(function (score, i) {
       return labs.slider("score of key " + i, {
         min: -20, max: 20, step: 0.5, value: score,
@@ -115,7 +133,7 @@
     var table = labs.table("Scores and weights of the four keys");
     var summary = labs.summary();
     [starts].concat(sliders, [
-      valid, shift, format, fill, table.place, summary
+      valid, shift, format, fill, table.place, summary, reset
     ]).forEach(function (part) { body.appendChild(part); });
 
     function show() {
@@ -143,8 +161,8 @@
       var names = { infinity: "minus infinity", million: "minus a million" };
       var way = names[state.fill] ? "Filled with " + names[state.fill] : "Set to zero afterwards";
       var text = way + ", in " + state.format + ", this is ";
-      if (state.format === "float16" && state.shift !== 0) {
-        text = "Scores this low are minus infinity in float16. " + text;
+      if (masked.loses(scores, state.valid, state.format)) {
+        text = "Scores this low are minus infinity in float16, before anything is hidden. " + text;
       }
       if (fault === "nan") { return text + "wrong: all weights are nan, zero divided by zero."; }
       if (fault) { return text + "wrong: " + fault + "."; }
@@ -156,7 +174,6 @@
   }
 
   function fillTable(table, inside, weights, valid) {
-    labs.clear(table);
     function row(name, cells) {
       return labs.html("tr", {}, [labs.html("th", { scope: "row" }, [name])].concat(cells));
     }
@@ -165,17 +182,16 @@
         "key " + i, labs.html("br"), i < valid ? "valid" : "padding"
       ]);
     });
-    table.appendChild(labs.html("thead", {}, [
+    labs.renew(table, [labs.html("thead", {}, [
       labs.html("tr", {}, [labs.html("td")].concat(head, [labs.html("th", { scope: "col" }, ["sum"])]))
-    ]));
-    table.appendChild(labs.html("tbody", {}, [
+    ]), labs.html("tbody", {}, [
       row("into the softmax", inside.map(function (score) {
         return labs.cell(labs.format(score, score % 1 ? 1 : 0));
       }).concat([labs.cell("")])),
       row("weight", weights.map(function (weight) {
         return labs.cell(labs.format(weight, 3), weight);
       }).concat([labs.cell(labs.format(labs.sum(weights), 3))]))
-    ]));
+    ])]);
   }
 
   labs.mount("masked-softmax", "Laboratory: masked softmax", build);

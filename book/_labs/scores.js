@@ -113,7 +113,7 @@
         parts.push(labs.words(data.names[i], tip[0], tip[1] - 10, { "text-anchor": "middle" }));
       });
       var tip = at(query);
-      parts.push(labs.path([at([0, 0]), tip], { "class": "lab-curve" }));
+      parts.push(labs.path([at([0, 0]), tip], { "class": "lab-query-arrow" }));
       parts.push(labs.query(tip[0], tip[1]));
       return parts.concat(row(weights, width));
     }
@@ -151,9 +151,17 @@
       });
       pictures.forEach(function (picture) { picture.redraw(); });
       summary.say("With " + d + " features: " + KINDS.map(function (kind) {
-        var most = Math.max.apply(null, rows[kind[0]]);
-        return kind[1] + " " + data.names[rows[kind[0]].indexOf(most)] + " " + labs.format(most, 2);
-      }).join(", ") + ". Each names the key with the largest weight.");
+        return kind[1] + " " + favourite(rows[kind[0]]);
+      }).join(", ") + ". Each names the key with the largest weight." + (d > 2 ?
+        " Drawn are the first two of " + d + " coordinates; the others of the query stay as they are." : ""));
+    }
+
+    /* The key with the largest weight; those that share it */
+    function favourite(weights) {
+      var most = Math.max.apply(null, weights);
+      var first = data.names.filter(function (_, i) { return most - weights[i] < 1e-9; });
+      return (first.length === weights.length ? "all alike" : first.join(" and ")) + " " +
+        labs.format(most, 2);
     }
 
     return draw;

@@ -51,14 +51,38 @@
     return fill(document.createElement(tag), attributes, children);
   };
 
-  labs.svg = function (tag, attributes, children) {
-    return fill(document.createElementNS(SVG, tag), attributes, children);
+  /* A part of a drawing, as a note of what it is: see `labs.drawing`. */
+  labs.svg = function (tag, attributes, text) {
+    return { tag: tag, attributes: attributes, text: text || "" };
   };
 
-  labs.clear = function (element) {
-    while (element.firstChild) { element.removeChild(element.firstChild); }
-    return element;
+  /* Give an element these children by changing only what differs from those that it has: a shape
+     that has moved is moved, a word that has changed is written, and nothing is made again. */
+  labs.renew = function (element, children) {
+    children.forEach(function (wanted, i) {
+      var held = element.childNodes[i];
+      if (!held) { element.appendChild(wanted); }
+      else if (held.nodeName !== wanted.nodeName) { element.replaceChild(wanted, held); }
+      else if (wanted.nodeType === 3) {
+        if (held.data !== wanted.data) { held.data = wanted.data; }
+      } else {
+        copyAttributes(held, wanted);
+        labs.renew(held, Array.prototype.slice.call(wanted.childNodes));
+      }
+    });
+    while (element.childNodes.length > children.length) { element.removeChild(element.lastChild); }
   };
+
+  function copyAttributes(held, wanted) {
+    Array.prototype.slice.call(held.attributes).forEach(function (attribute) {
+      if (!wanted.hasAttribute(attribute.name)) { held.removeAttribute(attribute.name); }
+    });
+    Array.prototype.forEach.call(wanted.attributes, function (attribute) {
+      if (held.getAttribute(attribute.name) !== attribute.value) {
+        held.setAttribute(attribute.name, attribute.value);
+      }
+    });
+  }
 
   labs.merge = function (attributes, more) {
     var all = {};
@@ -73,18 +97,42 @@
     return "lab-" + count;
   };
 
-  /* A drawing as wide as its place, drawn again when that changes. `draw(width)` gives elements;
-     the height is a number, or a function of the width. */
+  /* A drawing as wide as its place, drawn again when that changes. `draw(width)` gives its parts;
+     the height is a number, or a function of the width. Parts that are there already are moved. */
   labs.drawing = function (label, height, draw) {
-    var picture = labs.svg("svg", { role: "img", "aria-label": label, "class": "lab-drawing" });
+    var picture = fill(document.createElementNS(SVG, "svg"), {
+      role: "img", "aria-label": label, "class": "lab-drawing"
+    });
+    var shown = []; // the parts as they are, each with its element
     picture.redraw = function () { // asked between two drawings, the width would cost a layout each
       var width = picture.wide = picture.wide || Math.max(100, Math.round(picture.parentNode.clientWidth));
       var tall = typeof height === "function" ? height(width) : height;
-      fill(picture, { viewBox: "0 0 " + width + " " + tall, height: tall });
-      fill(labs.clear(picture), {}, draw(width));
+      if (picture.drawn !== width + " " + tall) {
+        picture.drawn = width + " " + tall;
+        fill(picture, { viewBox: "0 0 " + width + " " + tall, height: tall });
+      }
+      var parts = draw(width);
+      parts.forEach(function (part, i) { shown[i] = placed(picture, part, shown[i]); });
+      shown.splice(parts.length).forEach(function (old) { picture.removeChild(old.element); });
     };
     return picture;
   };
+
+  function placed(picture, part, old) {
+    var had = old && old.tag === part.tag ? old : null;
+    part.element = had ? had.element : document.createElementNS(SVG, part.tag);
+    if (!had && old) { picture.replaceChild(part.element, old.element); }
+    if (!old) { picture.appendChild(part.element); }
+    Object.keys(part.attributes).forEach(function (name) {
+      var value = part.attributes[name];
+      if (!had || had.attributes[name] !== value) { part.element.setAttribute(name, value); }
+    });
+    Object.keys(had ? had.attributes : {}).forEach(function (name) {
+      if (!(name in part.attributes)) { part.element.removeAttribute(name); }
+    });
+    if (part.text !== (had ? had.text : "")) { part.element.textContent = part.text; }
+    return part;
+  }
 
   labs.scale = function (low, high, start, end) {
     return function (number) { return start + ((number - low) / (high - low)) * (end - start); };
@@ -98,7 +146,7 @@
       pen = point ? "L" : "M";
       return step;
     }).join("");
-    return fill(labs.svg("path", { d: d, fill: "none" }), attributes);
+    return labs.svg("path", labs.merge({ d: d, fill: "none" }, attributes));
   };
 
   /* A query is a triangle wherever it is drawn, a key a square, a value a disc. */
@@ -107,7 +155,7 @@
   };
 
   labs.words = function (text, x, y, attributes) {
-    return fill(labs.svg("text", { x: x, y: y }, [text]), attributes);
+    return labs.svg("text", labs.merge({ x: x, y: y }, attributes), text);
   };
 
   /* A weight between 0 and 1 as the red of a heat map; the ink on it stays legible. */
@@ -166,6 +214,9 @@
     node.set(chosen);
     return node;
   };
+
+  /* Buttons side by side */
+  labs.buttons = function (buttons) { return labs.html("div", { "class": "lab-buttons" }, buttons); };
 
   labs.button = function (label, press) {
     var node = labs.html("button", { type: "button", "class": "lab-button" }, [label]);

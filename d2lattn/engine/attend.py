@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
 from d2lattn.blocks import Block
-from d2lattn.checks import at_least_float32, check_scores, is_finite, is_ordinary
+from d2lattn.checks import check_scores, in_one_dtype, is_finite, is_ordinary
 from d2lattn.engine.fused import fused
 from d2lattn.engine.in_blocks import in_blocks
 from d2lattn.engine.plain import Average, average, in_few_passes, isolated, log_sum_exp
@@ -133,13 +132,13 @@ def _all_at_once(
     need_log: bool,
 ) -> Average:
     check_scores(scores, shape)
-    wide = torch.promote_types(at_least_float32(scores).dtype, values.dtype)
+    scores, values = in_one_dtype(scores, values)
     hidden, sees_all = None, True
     if mask is not None:
         hidden, sees_all = mask.hidden(Block.whole(shape), scores.device), mask.sees_all(shape)
     with without_autocast(values):
         return average(
-            scores.to(wide), values.to(wide), hidden,
+            scores, values, hidden,
             sees_all=sees_all, dropout=dropout, again=again, need_log=need_log,
         )  # fmt: skip
 
@@ -148,9 +147,8 @@ def _projected(
     score: Score, queries: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The first half of the score, once for every token; all in one dtype, at least float32."""
-    q, k = score.project(queries, keys)
-    wide = reduce(torch.promote_types, (k.dtype, values.dtype, torch.float32), q.dtype)
-    return q.to(wide), k.to(wide), values.to(wide)
+    q, k, v = in_one_dtype(*score.project(queries, keys), values)
+    return q, k, v
 
 
 def _active(dropout: nn.Module | float) -> Dropout | None:

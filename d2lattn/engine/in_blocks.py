@@ -43,10 +43,13 @@ def in_blocks(
     if wants_gradients(*tensors) or (pairs.unknown and torch.is_grad_enabled()):
         keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout is not None)
     found = []
-    for block in _blocks(shape, pairs, mask):
+    blocks = list(_blocks(shape, pairs, mask))
+    if dropout is None:
+        blocks.reverse()  # causal ones shrink then, and fit into the memory of those before
+    for block in blocks:
         run = _Run(pairs, mask, dropout, need_log, noted, *_visible(block, mask, q))
         found.append(run.first(keep, q, k, values))
-    outputs, logs = zip(*found, strict=True)
+    outputs, logs = zip(*(found if dropout is not None else reversed(found)), strict=True)
     if not pairs.by_batch:
         return torch.cat(outputs, dim=-2), torch.cat(logs, dim=-1)
     output = torch.cat([x.flatten(0, -2) for x in outputs])

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from d2lattn.blocks import Block, parts_of_batch
-from d2lattn.checks import is_finite, is_ordinary
+from d2lattn.checks import is_finite, is_ordinary, product
 
 Compare = Callable[[Tensor, Tensor, Block], Tensor]
 Hidden = Bool[Tensor, "*batch #queries #keys"]
@@ -115,7 +115,7 @@ def in_few_passes(
     if dropout is not None and not sure and not is_finite(weights, values):
         return None
     used = weights if dropout is None else dropout(weights)
-    output = used @ values
+    output = product(used, values)
     return (output, used) if sure or is_finite(output) else None
 
 
@@ -136,7 +136,7 @@ def _with_care(
         values = values.masked_fill(hidden.all(dim=-2).unsqueeze(-1), 0.0)
     weights = softmax(scores, hidden)
     used = weights if dropout is None else dropout(weights)
-    output = used @ values
+    output = product(used, values)
     if (ordinary and is_finite(values)) or (hidden is None and not ordinary):
         return output, used
     if ordinary:  # a score of -inf hides as well

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,11 +35,6 @@ class Piece(NamedTuple):
 
     block: Block
     kind: Kind
-
-    @property
-    def size(self) -> tuple[Kind, tuple[int, ...]]:
-        """Pieces of one size can be computed together."""
-        return self.kind, self.block.sizes
 
     @property
     def area(self) -> int:
@@ -98,7 +93,7 @@ class _Strip(NamedTuple):
         ):
             # As many triangles as threads: each takes one, and has as much to do.
             yield from self._thinner(rows, threads, cut=False)
-        elif 2 * mixed >= sum(piece.area for piece in found) > 0:
+        elif 9 * mixed >= 4 * sum(piece.area for piece in found) > 0:
             yield from self._joined(found)
         else:
             yield from found
@@ -150,15 +145,25 @@ class _Strip(NamedTuple):
         yield first
 
 
-def groups(found: Iterator[Piece], elements: int) -> Iterator[list[Piece]]:
-    """Pieces that are computed together: alike, not mixed, with about so many tokens in all."""
-    waiting: dict[tuple[Kind, tuple[int, ...]], list[Piece]] = {}
+def groups(
+    found: Iterator[Piece], mask: Restriction | None, elements: int
+) -> Iterator[list[Piece]]:
+    """Pieces that are computed together, with about so many tokens in all: of one size, and
+    where they are mixed, with the same scores hidden."""
+    waiting: dict[tuple[Any, ...], list[Piece]] = {}
     for piece in found:
-        *_, rows, columns = piece.block.sizes
-        group = waiting.setdefault(piece.size, [])
+        pattern = None
+        if piece.kind is Kind.MIXED:
+            pattern = None if mask is None else mask.pattern(piece.block)
+            if pattern is None:
+                yield [piece]
+                continue
+        sizes = piece.block.sizes
+        key = piece.kind, sizes, pattern
+        group = waiting.setdefault(key, [])
         group.append(piece)
-        if piece.kind is Kind.MIXED or len(group) * (rows + columns) >= elements:
-            yield waiting.pop(piece.size)
+        if len(group) * sum(sizes[-2:]) >= elements:
+            yield waiting.pop(key)
     yield from waiting.values()
 
 

@@ -39,7 +39,7 @@ class Witness(TorchFunctionMode):
     def __init__(self, *own: Tensor, expected: Seen | None = None) -> None:
         super().__init__()
         self.seen: Seen = []
-        self.largest = 0  # numbers in a tensor that was made
+        self.sizes: list[int] = []  # of the tensors that were made
         self._expected = expected
         self._made = WeakIdKeyDictionary()
         for tensor in own:
@@ -54,7 +54,7 @@ class Witness(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
             self._made[tensor] = True
-            self.largest = max(self.largest, tensor.numel())
+            self.sizes.append(tensor.numel())
         return result
 
     def _note(self, tensor: Tensor) -> None:
@@ -120,21 +120,26 @@ def _tried(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
     found = tried(runs, score)
     if found is None or not all(isinstance(scores, Tensor) for scores in found[0]):
         return None
-    (few, alone, of_last), largest = found
-    if few.shape[:-2] != batch or not _same(alone, few[..., 1:, 1:]):
+    (few, alone, of_last), sizes = found
+    if few.shape[:-2] != batch or few.numel() == 0 or not _same(alone, few[..., 1:, 1:]):
         return None
-    features = -(-largest // max(1, few.numel()))
+    # What is made for each pair grows with the number of pairs, what is made for tokens does not.
+    held = [
+        more // few.numel()
+        for more, less in zip(sizes[0], sizes[1], strict=False)
+        if more * alone.numel() == less * few.numel()
+    ]
     by_batch = _same(of_last, few[last])
-    return Pairs(compare, tuple(named.values()), features, by_batch, unknown=True)
+    return Pairs(compare, tuple(named.values()), max(held, default=1), by_batch, unknown=True)
 
 
-def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], int] | None:
-    """What they return, and the largest tensor made; None if a run leaves a trace: it draws
+def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[list[int]]] | None:
+    """What they return, and the sizes of what each made; None if a run leaves a trace: it draws
     random numbers, changes a tensor, or takes other tensors than the one before."""
     generator = torch.get_rng_state()
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     used: Seen | None = None
-    found, largest = [], 0
+    found, sizes = [], []
     for run in runs:
         own = [x for x in run.args if isinstance(x, Tensor)]
         with torch.no_grad(), Witness(*own, expected=used) as witness:
@@ -142,13 +147,14 @@ def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], int] 
                 found.append(run())
             except ChangedError:
                 return None
-        used, largest = witness.seen, max(largest, witness.largest)
+        used = witness.seen
+        sizes.append(witness.sizes)
         if witness.changed or not torch.equal(generator, torch.get_rng_state()):
             torch.set_rng_state(generator)
             for buffer, value in before:
                 buffer.data.copy_(value)
             return None
-    return found, largest
+    return found, sizes
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

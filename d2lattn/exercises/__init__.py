@@ -62,6 +62,7 @@ from d2lattn.exercises.chapter_07 import (
     check_07_two_faults,
 )
 from d2lattn.exercises.chapter_08 import (
+    check_08_blocks,
     check_08_by_hand,
     check_08_gradient,
     check_08_merge,
@@ -115,6 +116,7 @@ __all__ = [
     "check_07_square_batch",
     "check_07_two_answers",
     "check_07_two_faults",
+    "check_08_blocks",
     "check_08_by_hand",
     "check_08_gradient",
     "check_08_merge",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh
 from d2lattn.kernel_regression import NadarayaWatson
 from d2lattn.masking import masked_softmax
 
@@ -53,7 +53,7 @@ def check_01_triangular(answer: Any) -> Verdict:
     def normalised(kernel: Tensor, axis: int = 1) -> Tensor:
         return kernel / kernel.sum(dim=axis, keepdim=True)
 
-    random = torch.Generator().manual_seed(1)
+    random = fresh()
     few = torch.tensor([0.0, 0.5, 1.5])
     x = 4 * torch.rand(7, generator=random)
     return check_function(
@@ -122,7 +122,7 @@ def check_01_leave_one_out(answer: Any) -> Verdict:
         own = weights.diagonal()
         return (weights @ y - own * y) / (1 - own)
 
-    random = torch.Generator().manual_seed(2)
+    random = fresh()
     x = 5 * torch.rand(12, generator=random)
     return check_function(
         answer,
@@ -161,8 +161,8 @@ def check_01_leave_one_out(answer: Any) -> Verdict:
             Mistake(lambda x, y, h: (y.sum() - y) / (len(y) - 1),
                     "This is the plain average of the others: the distances have no influence."),
         ],
-        right="You fitted as many models as there are points, in one matrix with a forbidden "
-        "diagonal.",
+        right="As many models as there are points: one matrix with a forbidden diagonal holds them "
+        "all.",
     )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def check_01_two_widths(answer: Any) -> Verdict:
     def each(queries: Tensor, keys: Tensor, bandwidths: Tensor) -> Tensor:
         return -(((queries[:, None, :] - keys[None, :, :]) / bandwidths) ** 2) / 2
 
-    random = torch.Generator().manual_seed(3)
+    random = fresh()
 
     def points(count: int, axes: int) -> Tensor:
         return 2 * torch.rand(count, axes, generator=random)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh
+
+_TINY = [10.0**-n for n in range(1, 40)] + [2.0**-23, 2.0**-52, 2.0**-126]
 
 
 def check_02_by_hand(answer: Any) -> Verdict:
@@ -64,7 +66,7 @@ def check_02_shapes(answer: Any) -> Verdict:
             Mistake([[8, 8, 10, 20], [8, 8, 10, 20], output], "Batch axes go through unchanged: "
                     "eight sentences, four heads."),
         ],
-        right="No 64 is left anywhere: the length of queries and keys is summed away, so it may "
+        right="No 64 is left anywhere: the width of queries and keys is summed away, so it may "
         "change without anybody behind noticing.",
     )  # fmt: skip
 
@@ -76,7 +78,7 @@ def check_02_backwards(answer: Any) -> Verdict:
         scores = weights.log()
         return scores - scores.amax(-1, keepdim=True)
 
-    random = torch.Generator().manual_seed(5)
+    random = fresh()
 
     def weights(*shape: int) -> Tensor:
         return (2 * torch.randn(shape, generator=random)).softmax(-1)
@@ -94,8 +96,8 @@ def check_02_backwards(answer: Any) -> Verdict:
         mistakes=[
             Mistake(lambda w: w.log(), "These scores give the right weights. Of all that do, those "
                     "are asked for whose largest is 0: what may be added to a row?"),
-            Mistake(lambda w: w.log() - w.log().max(), "The first row is right. Each row has its "
-                    "own largest score: look for it along the last axis only."),
+            Mistake(lambda w: w.log() - w.log().max(), "Each row has its own largest score: look "
+                    "for it along the last axis only. You took the largest of the whole table."),
             Mistake(lambda w: w.log() - w.log().amax(0), "The largest score is looked for among "
                     "the queries. A row belongs to one query: look along the last axis."),
             Mistake(lambda w: w.log() - w.log().mean(-1, keepdim=True), "These scores add up to 0. "
@@ -121,13 +123,13 @@ def check_02_backwards(answer: Any) -> Verdict:
                 Mistake(lambda w, tiny=tiny: reference(w + tiny), "You kept away from the "
                         "logarithm of 0, and a weight of exactly 0 came out with a finite score. "
                         "Its score is −∞, which a tensor can hold.")
-                for tiny in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12, 1e-15, 1e-16)
+                for tiny in _TINY
             ),
             *(
                 Mistake(lambda w, tiny=tiny: reference(w.clamp(min=tiny)), "You kept away from "
                         "the logarithm of 0, and a weight of exactly 0 came out with a finite "
                         "score. Its score is −∞, which a tensor can hold.")
-                for tiny in (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12, 1e-15, 1e-16)
+                for tiny in _TINY
             ),
         ],
         right="From weights one reads differences of scores, never scores: the level of each row "
@@ -145,7 +147,7 @@ def check_02_counted(answer: Any) -> Verdict:
         loud = counts * scores.exp()
         return loud / loud.sum(-1, keepdim=True) @ values
 
-    random = torch.Generator().manual_seed(6)
+    random = fresh()
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -204,12 +206,12 @@ def check_02_fair(answer: Any) -> Verdict:
     def reference(queries: Tensor, keys: Tensor, values: Tensor, sharpness: float) -> Tensor:
         return (sharpness * cosine(queries, keys)).softmax(-1) @ values
 
-    def divided(queries: Tensor, keys: Tensor) -> Tensor:
-        lengths = queries.norm(dim=-1)[:, None] * keys.norm(dim=-1)
-        return queries @ keys.mT / lengths
+    def divided(queries: Tensor, keys: Tensor, of_both: float = 0, of_each: float = 0) -> Tensor:
+        lengths = (queries.norm(dim=-1)[:, None] + of_each) * (keys.norm(dim=-1) + of_each)
+        return queries @ keys.mT / (lengths + of_both)
 
-    nothing = "A vector of zeros has length 0, and 0/0 is `nan`. Its cosine is 0 by decree."
-    random = torch.Generator().manual_seed(7)
+    nothing = "A vector of zeros has the norm 0, and 0/0 is `nan`. Its cosine is 0 by decree."
+    random = fresh()
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -224,20 +226,33 @@ def check_02_fair(answer: Any) -> Verdict:
              torch.tensor([[0.0], [6.0]]), 1.0),
             (torch.zeros(1, 2), torch.tensor([[0.0, 1.0], [3.0, 4.0]]),
              torch.tensor([[0.0], [6.0]]), 2.0),
+            (torch.tensor([[0.002, 0.0]]), torch.tensor([[0.001, 0.0], [0.0, 0.002]]),
+             torch.tensor([[0.0], [6.0]]), 3.0),
             (3 * normal(5, 4), 3 * normal(3, 4), normal(3, 2), 2.5),
             (normal(2, 3), normal(6, 3), normal(6, 6), 0.5),
             (normal(3, 2), normal(3, 2), normal(3, 1), 4.0),
         ],
         mistakes=[
             Mistake(lambda q, k, v, s: (s * q @ k.mT).softmax(-1) @ v, "Long vectors still "
-                    "outscore those that fit: these are dot products. Divide by both lengths."),
+                    "outscore those that fit: these are dot products. Divide by both norms."),
             Mistake(lambda q, k, v, s: (s * normalize(q, dim=-1) @ k.mT).softmax(-1) @ v,
-                    "Only the queries have length 1, so a long key still outscores one that equals "
+                    "Only the queries have norm 1, so a large key still outscores one that equals "
                     "the query."),
             Mistake(lambda q, k, v, s: (s * q @ normalize(k, dim=-1).mT).softmax(-1) @ v,
                     "The keys are fair now, but a long query makes all its scores larger, and its "
                     "weights sharper. A cosine is between −1 and 1."),
             Mistake(lambda q, k, v, s: (s * divided(q, k)).softmax(-1) @ v, nothing),
+            *(
+                Mistake(wrong, "You added a small number to the norms, so that nothing is "
+                        "divided by 0. It makes the cosines of short vectors smaller: a vector "
+                        "of norm 0.002 should count like one of norm 2. Treat zeros alone, or "
+                        "let no norm be *less* than the small number.")
+                for tiny in _TINY
+                for wrong in (
+                    lambda q, k, v, s, tiny=tiny: (s * divided(q, k, tiny)).softmax(-1) @ v,
+                    lambda q, k, v, s, tiny=tiny: (s * divided(q, k, 0.0, tiny)).softmax(-1) @ v,
+                )
+            ),
             Mistake(lambda q, k, v, s: cosine(q, k).softmax(-1) @ v,
                     "The sharpness has no influence. It multiplies every score."),
             Mistake(lambda q, k, v, s: (cosine(q, k) / s).softmax(-1) @ v,
@@ -253,22 +268,22 @@ def check_02_fair(answer: Any) -> Verdict:
                     "the keys."),
             Mistake(lambda q, k, v, s: (s * normalize(q, p=1.0, dim=-1)
                     @ normalize(k, p=1.0, dim=-1).mT).softmax(-1) @ v,
-                    "You divided by the sum of the absolute features. The length of a vector is "
+                    "You divided by the sum of the absolute features. The norm of a vector is "
                     "the square root of the sum of squares."),
             Mistake(lambda q, k, v, s: (s * normalize(q, dim=0) @ normalize(k, dim=0).mT)
                     .softmax(-1) @ v,
                     "You divided along the wrong axis: each *row* is a vector and should have "
-                    "length 1."),
+                    "norm 1."),
             Mistake(lambda q, k, v, s: (s * q @ k.mT / (q.norm() * k.norm())).softmax(-1) @ v,
-                    "You divided by the length of the whole table. Each row is a vector and has "
-                    "a length of its own."),
+                    "You divided by the norm of the whole table. Each row is a vector and has "
+                    "a norm of its own."),
             Mistake(lambda q, k, v, s: (-s * torch.cdist(q, k)).softmax(-1) @ v,
-                    "This scores by distance. A cosine looks at directions only, not at lengths."),
+                    "This scores by distance. A cosine looks at directions only, not at norms."),
             Mistake(lambda q, k, v, s: (s * cosine(q, k)).softmax(-1),
                     "These are the weights. The output is asked for, which averages the values "
                     "with them."),
         ],
-        right="Among keys of length 1, the highest dot product is the nearest key. Memories that "
+        right="Among keys of norm 1, the highest dot product is the nearest key. Memories that "
         "are read by similarity score like this, sharpness included.",
     )  # fmt: skip
 
@@ -298,7 +313,7 @@ def check_02_key_gradient(answer: Any) -> Verdict:
         alpha = weights(query, keys, s)
         return s * ((alpha[:, None] * (values - alpha @ values)).mT @ (keys - alpha @ keys))
 
-    random = torch.Generator().manual_seed(8)
+    random = fresh()
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)

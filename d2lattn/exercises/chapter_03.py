@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh, whole
 from d2lattn.masking import length_mask, masked_softmax
 
 
@@ -101,7 +101,7 @@ def check_03_masked_softmax(answer: Any) -> Verdict:
     lined_up = ("The lengths are lined up with the {}. They belong to the batch: give them a shape "
                 "that broadcasts to (batch, heads, queries, keys).")  # fmt: skip
     empty = "See “What should a query get that has nothing to attend to?”"
-    random = torch.Generator().manual_seed(4)
+    random = fresh()
 
     def scores(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -164,8 +164,8 @@ def check_03_masked_softmax(answer: Any) -> Verdict:
             Mistake(aligned(-1, 1), lined_up.format("queries")),
             Mistake(aligned(-1, 1, 1), lined_up.format("heads")),
         ],
-        right="The same lines work for any number of batch axes: only the last axis, the "
-        "keys, is ever looked at.",
+        right="Heads and queries share the lengths of their batch element, and a row without keys "
+        "is silent. Weights of padding are exactly 0, whatever its scores are.",
     )  # fmt: skip
 
 
@@ -179,10 +179,12 @@ def check_03_window(answer: Any) -> Verdict:
     def reference(num_words: int, reach: int) -> Tensor:
         return (difference(num_words) >= 0) & (difference(num_words) <= reach)
 
+    random = fresh()
+    drawn = whole(random, 8, 40), whole(random, 3, 6)
     return check_function(
         answer,
         reference=reference,
-        cases=[(3, 1), (1, 2), (5, 0), (5, 2), (9, 2), (7, 4)],
+        cases=[(3, 1), (1, 2), (5, 0), (5, 2), (9, 2), (7, 4), drawn],
         mistakes=[
             Mistake(lambda n, r: reference(n, r).mT.contiguous(),
                     "The window looks into the future: rows are queries, columns are keys, and "
@@ -223,6 +225,7 @@ def check_03_left_padding(answer: Any) -> Verdict:
     def reference(valid_lens: Tensor, num_keys: int) -> Tensor:
         return torch.arange(num_keys) >= num_keys - valid_lens[:, None]
 
+    random = fresh()
     return check_function(
         answer,
         reference=reference,
@@ -231,6 +234,7 @@ def check_03_left_padding(answer: Any) -> Verdict:
             (torch.tensor([0, 3]), 3),
             (torch.tensor([2, 3, 5, 9]), 9),
             (torch.tensor([4, 1, 2, 3]), 4),
+            (torch.randint(8, (5,), generator=random), whole(random, 7, 12)),
         ],
         mistakes=[
             Mistake(length_mask,
@@ -277,7 +281,7 @@ def check_03_gradient(answer: Any) -> Verdict:
     def unit(weights: Tensor, i: int) -> Tensor:
         return (torch.arange(len(weights)) == i).to(weights.dtype)
 
-    random = torch.Generator().manual_seed(5)
+    random = fresh()
     padded = torch.randn(6, generator=random).softmax(0) * torch.tensor([1, 1, 1, 0, 0, 1])
     return check_function(
         answer,

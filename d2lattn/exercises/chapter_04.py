@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from d2lattn.additive import additive_score
-from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh
 
 
 def check_04_by_hand(answer: Any) -> Verdict:
@@ -80,7 +80,7 @@ def check_04_score(answer: Any) -> Verdict:
     def one_to_one(queries: Tensor, keys: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
         return (queries @ w_q.mT + keys @ w_k.mT).tanh() @ w_v
 
-    random = torch.Generator().manual_seed(9)
+    random = fresh()
 
     def case(batch: int, queries: int, keys: int, size_q: int, size_k: int, hidden: int) -> Any:
         shapes = ((batch, queries, size_q), (batch, keys, size_k), (hidden, size_q),
@@ -138,7 +138,7 @@ def check_04_score(answer: Any) -> Verdict:
             Mistake(lambda q, k, a, b, w: reference(q, k, b, a, w), "The matrices are "
                     "exchanged, and no shape complained: W_q belongs to queries, W_k to keys."),
         ],
-        right="The lengths of queries and keys never met: only their hidden features did. Where "
+        right="The widths of queries and keys never met: only their hidden features did. Where "
         "those are many, this is also where the memory goes.",
     )  # fmt: skip
 
@@ -159,13 +159,25 @@ def check_04_same_weights(answer: Any) -> Verdict:
         valid = [rows[:length] for rows, length in zip(keys, valid_lens.tolist(), strict=True)]
         return bool((torch.cat(valid) == torch.cat(valid)[:1]).all())
 
+    def one_feature(place: int) -> Callable[[Tensor, Tensor], bool]:
+        return lambda keys, valid_lens: reference(keys[..., [place]], valid_lens)
+
+    def nearly(distance: float) -> Callable[[Tensor, Tensor], bool]:
+        def wrong(keys: Tensor, valid_lens: Tensor) -> bool:
+            return all(
+                bool(((rows - rows[:1])[:length].abs() <= distance).all())
+                for rows, length in zip(keys, valid_lens.tolist(), strict=True)
+            )
+
+        return wrong
+
     def some(keys: Tensor, valid_lens: Tensor) -> bool:
         return any(reference(*one) for one in zip(keys[:, None], valid_lens[:, None], strict=True))
 
     ones = torch.ones(1, 3, 1)
     last, second = torch.tensor([[[1.0], [1.0], [2.0]]]), torch.tensor([[[1.0], [2.0], [1.0]]])
     equal_sums = torch.tensor([[[1.0, 2.0], [2.0, 1.0]]])
-    random = torch.Generator().manual_seed(10)
+    random = fresh()
     drawn = torch.randn(3, 4, 2, generator=random)
     return check_function(
         answer,
@@ -182,6 +194,10 @@ def check_04_same_weights(answer: Any) -> Verdict:
             (torch.cat([ones, 2 * ones]), torch.tensor([3, 2])),
             (torch.cat([second, ones]), torch.tensor([2, 3])),
             (equal_sums, torch.tensor([2])),
+            (torch.tensor([[[1.0, 2.0], [1.0, 3.0]]]), torch.tensor([2])),
+            (torch.tensor([[[1.0, 2.0], [3.0, 2.0]]]), torch.tensor([2])),
+            (torch.tensor([[[1.0], [1.5]]]), torch.tensor([2])),
+            (torch.tensor([[[1.0], [1.001]]]), torch.tensor([2])),
             (drawn, torch.tensor([2, 4, 3])),
             (drawn, torch.tensor([1, 0, 1])),
             (drawn[:, :1].expand(3, 4, 2), torch.tensor([4, 4, 2])),
@@ -200,10 +216,21 @@ def check_04_same_weights(answer: Any) -> Verdict:
                     "only."),
             Mistake(sums, "Two keys with the same sum can still differ, and a score can tell them "
                     "apart. Compare feature by feature."),
+            *(
+                Mistake(one_feature(place), "You compared one feature of the keys. Keys are equal "
+                        "if all their features are.")
+                for place in (0, -1)
+            ),
             Mistake(lambda keys, n: reference(keys, n + 1), "One key too many: a key takes part if "
                     "its number, counted from 0, is *less* than the valid length."),
             Mistake(lambda keys, n: reference(keys, n - 1), "One key too few: with valid length 2 "
                     "the keys 0 and 1 take part."),
+            *(
+                Mistake(nearly(distance), "Keys that are nearly equal passed as equal. However "
+                        "little they differ, a score can make much of it: it may multiply the "
+                        "difference by any number.")
+                for distance in (0.002, 0.01, 0.05, 0.1, 0.2, 0.5, 0.9, 1.0)
+            ),
             Mistake(lambda keys, n: len(set(n.tolist())) == 1, "Equal lengths say nothing of the "
                     "keys. What do you know of their scores?"),
             Mistake(lambda keys, n: not reference(keys, n), "It is the other way round: where keys "
@@ -234,7 +261,7 @@ def check_04_lost_matrix(answer: Any) -> Verdict:
     def scores(queries: Tensor, keys: Tensor, w_k: Tensor, w_v: Tensor) -> Tensor:
         return (keys @ w_k.mT @ w_v).expand(len(queries), -1)
 
-    random = torch.Generator().manual_seed(11)
+    random = fresh()
 
     def case(queries: int, keys: int, size_q: int, size_k: int, hidden: int) -> Any:
         shapes = (queries, size_q), (keys, size_k), (hidden, size_k), (hidden,)

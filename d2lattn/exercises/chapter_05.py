@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from d2lattn.dot_product import bilinear_score, dot_product_score
-from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh, whole
 from d2lattn.kernels import gaussian_score
 
 
@@ -36,7 +36,7 @@ def check_05_by_hand(answer: Any) -> Verdict:
                     "what the softmax makes of both scores."),
             Mistake([*right[:2], 100 * right[1]], "A longer query multiplies the scores, not the "
                     "output. An average of 10 and 20 cannot leave the space between them."),
-            Mistake([*right[:2], right[1]], "The query's length does not cancel: both scores are "
+            Mistake([*right[:2], right[1]], "The query's norm does not cancel: both scores are "
                     "multiplied by a hundred, and so is their difference."),
             Mistake([*right[:2], 15.0], "Are the scores of the long query more equal, or less? "
                     "See “What does a dot product reward?”"),
@@ -59,7 +59,7 @@ def check_05_distance(answer: Any) -> Verdict:
     def product(queries: Tensor, keys: Tensor) -> Tensor:
         return queries @ keys.mT
 
-    random = torch.Generator().manual_seed(51)
+    random = fresh()
 
     def vectors(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -82,7 +82,7 @@ def check_05_distance(answer: Any) -> Verdict:
                     "This is the dot product alone: long keys win whatever the distance. See "
                     "“What does the softmax see of a distance?”"),
             Mistake(gaussian_score,
-                    "The weights are right, but the query's own squared length is still inside. It "
+                    "The weights are right, but the query's own squared norm is still inside. It "
                     "is the same for every key: leave it out."),
             Mistake(lambda q, k, h: (product(q, k) - 2 * half_square(k)) / h**2,
                     "The key's term is twice too large. Multiply −½‖q − k‖² out: where does the ½ "
@@ -91,7 +91,7 @@ def check_05_distance(answer: Any) -> Verdict:
                     "The key's term has the wrong sign: it takes from long keys what the product "
                     "gives them."),
             Mistake(lambda q, k, h: (product(q, k) - k.norm(dim=-1) / 2) / h**2,
-                    "You subtracted half the length of the key; it takes the *squared* length."),
+                    "You subtracted half the norm of the key; it takes the *squared* norm."),
             Mistake(lambda q, k, h: (product(q, k) - half_square(q)[:, None]) / h**2,
                     "You subtracted the query's term. The softmax does not see that one; it does "
                     "see the key's."),
@@ -113,8 +113,8 @@ def check_05_distance(answer: Any) -> Verdict:
             Mistake(lambda q, k, h: reference(q, k, h) / q.shape[-1] ** 0.5,
                     "There is no √d in a Gaussian: its bandwidth is the scale."),
         ],
-        right="No difference of a query and a key is taken: the keys' half squares are computed "
-        "once, before any query arrives, and the rest is one matrix product.",
+        right="So no difference of a query and a key need be taken: the keys' half squares may be "
+        "ready before any query arrives, and the rest is one matrix product.",
     )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def check_05_bilinear(answer: Any) -> Verdict:
     def reference(queries: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
         return bilinear_score(queries, keys, weight)
 
-    random = torch.Generator().manual_seed(52)
+    random = fresh()
 
     def vectors(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -146,16 +146,16 @@ def check_05_bilinear(answer: Any) -> Verdict:
                     "to the query. Square matrices hide this."),
             Mistake(lambda q, k, w: q @ k.mT,
                     "The matrix has no influence. See “What if queries and keys have different "
-                    "lengths?”"),
+                    "widths?”"),
             Mistake(lambda q, k, w: reference(q, k, w).mT,
                     "Rows are queries, columns are keys: your table is transposed."),
             Mistake(lambda q, k, w: reference(q, k, w).softmax(-1),
                     "These are weights. Return the scores, before the softmax."),
             Mistake(lambda q, k, w: reference(q, k, w) / k.shape[-1] ** 0.5,
-                    "You divided by the root of a length. A learned matrix has its scale in its "
+                    "You divided by the root of a width. A learned matrix has its scale in its "
                     "numbers."),
             Mistake(lambda q, k, w: reference(q, k, w) / q.shape[-1] ** 0.5,
-                    "You divided by the root of a length. A learned matrix has its scale in its "
+                    "You divided by the root of a width. A learned matrix has its scale in its "
                     "numbers."),
             Mistake(lambda q, k, w: (q @ w.mT).sum(-1)[..., None] * k.sum(-1)[..., None, :],
                     "You added up the features first and multiplied the sums. Multiply feature by "
@@ -164,8 +164,8 @@ def check_05_bilinear(answer: Any) -> Verdict:
                     "Projected query and key are added here. A score that compares them needs "
                     "their product."),
         ],
-        right="Only the queries are multiplied by the matrix, once each. After that, every pair "
-        "costs what it costs with a plain dot product.",
+        right="Whichever side meets the matrix, each of its tokens need meet it only once. Then a "
+        "pair costs what it costs with a plain dot product.",
     )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def check_05_limit(answer: Any) -> Verdict:
         places = torch.arange(scores.shape[-1])
         return (places == scores.argmax(-1, keepdim=True)).to(scores.dtype)
 
-    random = torch.Generator().manual_seed(53)
+    random = fresh()
     tied = torch.randint(4, (5, 7), generator=random).to(torch.get_default_dtype())
     return check_function(
         answer,
@@ -193,6 +193,9 @@ def check_05_limit(answer: Any) -> Verdict:
             (torch.tensor([[5.0, 5.01]]),),
             (torch.tensor([[0.0, 1.0], [3.0, 2.0]]),),
             (torch.tensor([[-3.0, -1.0, -2.0]]),),
+            (torch.tensor([[1.0, 1.0001]]),),
+            (torch.tensor([[1.0, 1.0 + 2.0**-22]]),),
+            (torch.tensor([[1e31, 2e31]]),),
             (tied,),
             (torch.randn(4, 3, generator=random),),
         ],
@@ -209,12 +212,13 @@ def check_05_limit(answer: Any) -> Verdict:
                     "Even weights are what happens when the factor goes to *zero*."),
             Mistake(lambda s: reference(-s),
                     "The lowest score has won. Factors are positive here."),
-            Mistake(lambda s: (10 * s).softmax(-1),
-                    "This factor is large for these scores and not for closer ones: the limit is "
-                    "asked for."),
-            Mistake(lambda s: (100 * s).softmax(-1),
-                    "This factor is large for some scores and not for closer ones: the limit is "
-                    "asked for."),
+            *(
+                Mistake(lambda s, factor=factor: (factor * s).softmax(-1),
+                        "This factor is large for some scores, and not for closer ones; and a "
+                        "huge one makes ∞ of scores. The limit is asked for: which scores are "
+                        "left in it?")
+                for factor in (f * 10.0**n for n in range(1, 13) for f in (1, 2, 5))
+            ),
             Mistake(lambda s: reference(s.mT).mT,
                     "You looked for the best query of each key. A row is a query, and its weights "
                     "run over the keys."),
@@ -247,7 +251,7 @@ def check_05_multi_query(answer: Any) -> Verdict:
         return lambda q, k, v: attend(scaled(q, k), v, axis)
 
     axis = "The softmax runs over the {}: the weights of one query, over the *keys*, add up to one."
-    random = torch.Generator().manual_seed(54)
+    random = fresh()
 
     def vectors(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random)
@@ -275,10 +279,10 @@ def check_05_multi_query(answer: Any) -> Verdict:
             Mistake(rescaled(lambda q, k: q.shape[-1]),
                     "You multiplied by √d instead of dividing by it."),
             Mistake(rescaled(lambda q, k: q.shape[1] ** -0.5),
-                    "Which d is it? The length of the vectors that are multiplied, whatever the "
+                    "Which d is it? The width of the vectors that are multiplied, whatever the "
                     "number of heads."),
             Mistake(rescaled(lambda q, k: (q.shape[-1] / k.shape[-2]) ** 0.5),
-                    "You divided by the root of the number of *keys*. It is the length of the "
+                    "You divided by the root of the number of *keys*. It is the width of the "
                     "vectors that are multiplied."),
             Mistake(over(-2), axis.format("queries")),
             Mistake(over(1), axis.format("heads")),
@@ -333,10 +337,18 @@ def check_05_cosine_scale(answer: Any) -> Verdict:
     def reference(num_keys: int, weight: float) -> float:
         return 0.5 * math.log(weight / (1 - weight) * (num_keys - 1))
 
+    random = fresh()
     return check_function(
         answer,
         reference=reference,
-        cases=[(2, 0.9), (3, 0.75), (10, 0.99), (1000, 0.99), (50, 0.5)],
+        cases=[
+            (2, 0.9),
+            (3, 0.75),
+            (10, 0.99),
+            (1000, 0.99),
+            (50, 0.5),
+            (whole(random, 20, 900), whole(random, 51, 98) / 100),
+        ],
         mistakes=[
             Mistake(lambda n, w: 2 * reference(n, w),
                     "This is the lead that the best score must have. How far apart do −s and s "

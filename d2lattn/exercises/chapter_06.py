@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.exercises.engine import (
+    Mistake,
+    Verdict,
+    check_function,
+    check_numbers,
+    fresh,
+    whole,
+)
 
 
 def check_06_by_hand(answer: Any) -> Verdict:
@@ -26,7 +33,7 @@ def check_06_by_hand(answer: Any) -> Verdict:
             Mistake([near, [score / math.sqrt(2) for score in product]], "The second row should "
                     "be the plain dot products, without a scale."),
             Mistake([near, [1.0, 1.0, 0.0]], "The second row holds cosines. A dot product counts "
-                    "the lengths as well."),
+                    "the norms as well."),
             Mistake([product, near], "The right numbers in the wrong order: Gaussian first."),
         ],
         right="The first key wins by distance, the second by product, since it is longer: one "
@@ -57,6 +64,7 @@ def check_06_bill(answer: Any) -> Verdict:
     def tanhs(count: Any) -> Any:
         return lambda m, n, a, b, h: (*reference(m, n, a, b, h)[:2], count(m, n, h))
 
+    random = fresh()
     return check_function(
         answer,
         reference=reference,
@@ -66,6 +74,7 @@ def check_06_bill(answer: Any) -> Verdict:
             (10, 20, 64, 96, 32),
             (7, 7, 6, 6, 6),
             (1, 1, 1, 1, 2),
+            tuple(whole(random, 2, 90) for _ in range(5)),
         ],
         mistakes=[
             Mistake(parameters(lambda a, b, h: h * (a + b)),
@@ -150,6 +159,7 @@ def check_06_traffic(answer: Any) -> Verdict:
     def moved(m: int, n: int, d: int, c: int) -> int:
         return (m + n) * (d + c)
 
+    random = fresh()
     return check_function(
         answer,
         reference=reference,
@@ -158,6 +168,7 @@ def check_06_traffic(answer: Any) -> Verdict:
             (6, 3, 5, 2),
             (1, 1000, 64, 64),
             (512, 512, 64, 32),
+            tuple(whole(random, 2, 90) for _ in range(4)),
         ],
         mistakes=[
             Mistake(lambda m, n, d, c: m * n * d / moved(m, n, d, c),
@@ -198,7 +209,7 @@ def check_06_bandwidth(answer: Any) -> Verdict:
     return check_function(
         answer,
         reference=reference,
-        cases=[(16,), (1,), (81,), (256,), (50,)],
+        cases=[(16,), (1,), (81,), (256,), (50,), (whole(fresh(), 2, 4000),)],
         mistakes=[
             Mistake(lambda d: d**0.5,
                     "Too wide: that makes the variance *fall* with the width. Dividing the vectors "
@@ -240,7 +251,7 @@ def check_06_choose(answer: Any) -> Verdict:
         (1, 4): "count the numbers that it holds for 8000 times 8000 pairs. See the table in “How "
         "do I choose?”",
         (2, 1): "how would you subtract 300 numbers from 2048?",
-        (2, 2): "a dot product takes vectors of one length.",
+        (2, 2): "a dot product takes vectors of one width.",
         (2, 4): "its tanh mixes phrase and photo, so no index of dot products can hold the photos.",
         (3, 1): "encoder and decoder have different widths.",
         (3, 2): "encoder and decoder have different widths.",

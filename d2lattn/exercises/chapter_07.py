@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from d2lattn.dot_product import dot_product_score
-from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.exercises.chance import check_dropout
+from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh
 from d2lattn.kernel_regression import NadarayaWatson
 from d2lattn.kernels import gaussian_score
 from d2lattn.masking import masked_softmax
@@ -17,8 +19,8 @@ _INVERTED = "The mask is read upside down: true means *may be attended to*."
 _AXIS = "The softmax runs over the {}: the weights of one query, over the *keys*, add up to one."
 
 
-def _random(seed: int) -> Any:
-    generator = torch.Generator().manual_seed(seed)
+def _normal() -> Callable[..., Tensor]:
+    generator = fresh()
     return lambda *shape: torch.randn(shape, generator=generator)
 
 
@@ -37,12 +39,12 @@ def check_07_shapes(answer: Any) -> Verdict:
             Mistake([[8, 1, 10], [8, 10, 4]], "An output belongs to a *query*: there are as many "
                     "as queries, not as keys."),
             Mistake([[8, 1, 10], [8, 1, 20]], "An output is an average of values, so it has the "
-                    "length of a value."),
+                    "width of a value."),
             Mistake([[8, 1, 10], [8, 1, 2]], "An output is an average of values, so it has the "
-                    "length of a value, not of a key."),
+                    "width of a value, not of a key."),
             Mistake([[8, 1, 4], [8, 1, 10]], "The right shapes in the wrong order."),
         ],
-        right="Neither shape tells which score was used: the lengths 20 and 2 are gone after the "
+        right="Neither shape tells which score was used: the widths 20 and 2 are gone after the "
         "comparison.",
     )  # fmt: skip
 
@@ -67,9 +69,9 @@ def check_07_two_answers(answer: Any) -> Verdict:
     def shrunk(q: Tensor, k: Tensor, v: Tensor, p: float, training: bool) -> Tensor:
         return reference(q, k, v, p, training) * (1.0 if training else 1 - p)
 
-    random = _random(71)
+    random = _normal()
     small = (torch.tensor([[2.0, 0.0]]), torch.eye(2), torch.tensor([[10.0], [20.0]]))
-    return check_function(
+    verdict = check_function(
         answer,
         reference=reference,
         cases=[
@@ -98,6 +100,7 @@ def check_07_two_answers(answer: Any) -> Verdict:
         right="A module asks its own `training` flag, which `.eval()` and `.train()` set. A new "
         "module is in training mode.",
     )  # fmt: skip
+    return check_dropout(answer, verdict) if verdict else verdict
 
 
 def check_07_in_place(answer: Any) -> Verdict:
@@ -106,7 +109,7 @@ def check_07_in_place(answer: Any) -> Verdict:
     def reference(scores: Tensor, keep: Tensor) -> Tensor:
         return masked_softmax(scores, mask=keep)
 
-    random = _random(72)
+    random = _normal()
     some = random(3, 5) > 0
     some[:, 0] = True
     return check_function(
@@ -115,6 +118,7 @@ def check_07_in_place(answer: Any) -> Verdict:
         cases=[
             (torch.tensor([[1.0, 2.0, 5.0]]), torch.tensor([[True, True, False]])),
             (torch.tensor([[-3e6, -2e6, 0.0]]), torch.tensor([[True, True, False]])),
+            (torch.tensor([[-2e30, -1e30, 0.0]]), torch.tensor([[True, True, False]])),
             (random(3, 5), some),
             (random(2, 2).requires_grad_(), torch.tensor([[True, False], [True, True]])),
         ],
@@ -128,6 +132,12 @@ def check_07_in_place(answer: Any) -> Verdict:
             Mistake(lambda s, keep: torch.where(keep, s, -1e6).softmax(-1),
                     "−10⁶ is not lower than every score. See “Filling with a large negative "
                     "number”."),
+            *(
+                Mistake(lambda s, keep, n=n: torch.where(keep, s, -(10.0**n)).softmax(-1),
+                        "The fill is a large negative number, and not lower than every score. See "
+                        "“Filling with a large negative number”.")
+                for n in range(2, 31)
+            ),
             Mistake(lambda s, keep: reference(s, ~keep), _INVERTED),
             Mistake(lambda s, keep: torch.where(keep, s, -torch.inf).softmax(0).nan_to_num(0.0),
                     _AXIS.format("queries")),
@@ -136,6 +146,7 @@ def check_07_in_place(answer: Any) -> Verdict:
         ],
         right="A name that ends in an underscore, an assignment to an index and `+=` write into "
         "what they were handed. The caller, and autograd, may still need it.",
+        differentiable=True,
     )  # fmt: skip
 
 
@@ -146,7 +157,7 @@ def check_07_rubbish(answer: Any) -> Verdict:
         return weights @ values.masked_fill(~keep[..., None], 0.0)
 
     nan, inf = torch.nan, torch.inf
-    random = _random(73)
+    random = _normal()
     keep = torch.tensor([[True, True, False, True], [True, False, False, False]])
     rubbish = random(2, 4, 3).masked_fill(~keep[..., None], nan)
     shared = torch.tensor([0.5, 0.5, 0.0]).expand(1, 1, 3)
@@ -205,13 +216,15 @@ def check_07_square_batch(answer: Any) -> Verdict:
         places = torch.arange(scores.shape[-1]) < valid_lens[:, None]
         return masked_softmax(scores, mask=places.expand_as(scores))
 
-    random = _random(74)
+    random = _normal()
     return check_function(
         answer,
         reference=reference,
         cases=[
             (torch.zeros(2, 2, 3), torch.tensor([1, 3])),
             (torch.tensor([[[0.0, 1.0]]]), torch.tensor([1])),
+            (torch.tensor([[[-3e6, -2e6, 0.0]]]), torch.tensor([2])),
+            (torch.tensor([[[-2e30, -1e30, 0.0]]]), torch.tensor([2])),
             (random(3, 2, 4), torch.tensor([1, 2, 4])),
             (random(3, 3, 3), torch.tensor([3, 1, 2])),
             (random(1, 5, 6), torch.tensor([4])),
@@ -227,6 +240,12 @@ def check_07_square_batch(answer: Any) -> Verdict:
                     "One key too many: a place is valid if its number, from 0, is *less* than the "
                     "length."),
             Mistake(lambda s, n: masked_softmax(s, mask=~allowed(s, n)), _INVERTED),
+            *(
+                Mistake(lambda s, n, fill=fill: torch.where(allowed(s, n), s, fill).softmax(-1),
+                        "The fill is a large negative number, and not lower than every score. See "
+                        "“Filling with a large negative number”.")
+                for fill in (-(10.0**power) for power in range(2, 31))
+            ),
             Mistake(lambda s, n: filled(s, n, -2), _AXIS.format("queries")),
             Mistake(lambda s, n: filled(s, n, 0), _AXIS.format("batch")),
             Mistake(lambda s, n: reference(s, n[:1].expand(len(s))),
@@ -246,7 +265,7 @@ def check_07_two_faults(answer: Any) -> Verdict:
     def weights(queries: Tensor, keys: Tensor, scale: float, axis: int = -1) -> Tensor:
         return (queries @ keys.mT * scale).softmax(axis)
 
-    random = _random(75)
+    random = _normal()
     queries = torch.tensor([[[2.0, 0.0, 0.0, 0.0], [0.0, 2.0, 2.0, 0.0]]])
     keys = torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 2.0], [0.0, 0.0, 3.0, 0.0]]])
     return check_function(
@@ -311,6 +330,9 @@ def check_07_honest_width(answer: Any) -> Verdict:
     x = torch.linspace(0, 5, 25)
     noise = torch.tensor([0.5, -0.5]).repeat(13)[:25]  # neighbours are off in turn
     waves = (2 * x).sin() + noise
+    random = fresh()
+    unit = 0.5 + torch.rand((), generator=random)  # of length: the choice is the same in any
+    order = torch.randperm(4, generator=random)
     return check_function(
         answer,
         reference=reference,
@@ -321,6 +343,7 @@ def check_07_honest_width(answer: Any) -> Verdict:
             (x, 3 + waves, torch.tensor([0.5, 1.0, 0.0625, 2.0])),
             (x.flip(0), x.flip(0) / 2, torch.tensor([1.0, 0.25, 0.5])),
             (x, noise, torch.tensor([0.125, 4.0, 0.5])),
+            (unit * x, waves, unit * torch.tensor([0.03125, 2.0, 0.25, 1.0])[order]),
         ],
         mistakes=[
             Mistake(chosen_by(seen),

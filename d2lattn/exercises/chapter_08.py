@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers
+from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh
 from d2lattn.streaming import merge_attention
 
 State = tuple[Tensor, Tensor, Tensor]
@@ -102,7 +102,7 @@ def check_08_one_tile(answer: Any) -> Verdict:
     start = torch.tensor([none]), torch.tensor([0.0]), torch.tensor([[0.0]])
     later = torch.tensor([log(2)]), torch.tensor([1.5]), torch.tensor([[6.0]])
     empty = torch.tensor([[none, none]])
-    draw = torch.Generator().manual_seed(8)
+    draw = fresh()
     m, scores = (torch.randn(*shape, generator=draw) for shape in ((3,), (3, 5)))
     o, values = (torch.randn(*shape, generator=draw) for shape in ((3, 4), (5, 4)))
     two = torch.tensor([[1.0], [3.0]])
@@ -165,7 +165,7 @@ def check_08_merge(answer: Any) -> Verdict:
         return torch.tensor(rows)
 
     none = -math.inf
-    draw = torch.Generator().manual_seed(3)
+    draw = fresh()
     many = torch.randn(4, 5, 2, generator=draw), 3 * torch.randn(4, 5, generator=draw)
     return check_function(
         answer,
@@ -222,7 +222,7 @@ def check_08_gradient(answer: Any) -> Verdict:
 
     zero = torch.zeros(1, 2)
     values = torch.tensor([[1.0], [3.0]])
-    draw = torch.Generator().manual_seed(5)
+    draw = fresh()
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw)
@@ -284,7 +284,7 @@ def check_08_square(answer: Any) -> Verdict:
         return wide_q @ wide_k.mT
 
     one, unit = torch.tensor([[3.0]]), torch.tensor([[1.0, 1.0]])
-    draw = torch.Generator().manual_seed(6)
+    draw = fresh()
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw)
@@ -315,4 +315,45 @@ def check_08_square(answer: Any) -> Verdict:
         ],
         right="The vectors have d² entries, or d(d + 1)/2 if each mixed product stands there once, "
         "times √2. Every power of q·k is a dot product, at a price that grows with its degree.",
+    )  # fmt: skip
+
+
+def check_08_blocks(answer: Any) -> Verdict:
+    """Check how many blocks of a causal window are not empty, ``answer(tokens, size, before)``."""
+
+    def reference(tokens: int, size: int, before: int) -> int:
+        back = -(-before // size)  # blocks, begun ones included
+        return sum(min(row, back) + 1 for row in range(tokens // size))
+
+    def rows_times(blocks: int, tokens: int, size: int) -> int:
+        return tokens // size * blocks
+
+    def of_a_row(blocks: int, tokens: int, size: int) -> int:
+        return sum(min(row + 1, blocks) for row in range(tokens // size))
+
+    return check_function(
+        answer,
+        reference=reference,
+        cases=[(8, 2, 1), (8, 2, 2), (12, 4, 5), (64, 8, 0), (64, 16, 63), (1024, 64, 255)],
+        mistakes=[
+            Mistake(lambda n, s, w: rows_times(-(-w // s) + 1, n, s),
+                    "Nothing lies before the first token: the first rows of blocks have fewer "
+                    "blocks than the others."),
+            Mistake(lambda n, s, w: of_a_row(w // s + 1, n, s),
+                    "A block that the window only begins in counts as well: the first query of a "
+                    "block looks `before` keys back, whatever the blocks."),
+            Mistake(lambda n, s, w: of_a_row(-(-(w + 1) // s) + 1, n, s),
+                    "The query's own key lies in the query's own block, which you counted already: "
+                    "`before` keys lie before it, not one more."),
+            Mistake(lambda n, s, w: of_a_row(-(-w // s), n, s),
+                    "The block on the diagonal is missing: every query sees its own key."),
+            Mistake(lambda n, s, w: of_a_row(n, n, s),
+                    "These are the blocks of a causal mask. What lies before the window is empty "
+                    "as well."),
+            Mistake(lambda n, s, w: (n // s) ** 2, "These are all blocks, the empty ones too."),
+            Mistake(lambda n, s, w: sum(min(i, w) + 1 for i in range(n)),
+                    "These are the pairs that count. Count the blocks that hold one of them."),
+        ],
+        right="As long as the window stays, twice the tokens make twice the blocks and not four "
+        "times as many.",
     )  # fmt: skip

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from d2lattn.exercises.running import accepts, run
-from d2lattn.exercises.words import described, difference, explained, got
+from d2lattn.exercises.guard import own_functions
+from d2lattn.exercises.running import MOST_KEPT, Result, Trial, accepts, run
+from d2lattn.exercises.words import called, described, difference, explained, got
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,19 @@ class Verdict:
 
     right: bool | None
     message: str
+    printed: str = ""  # what the answer wrote while it was tried, or its beginning
 
     def __bool__(self) -> bool:
         return bool(self.right)
 
     def __repr__(self) -> str:
-        return f"{_MARKS[self.right]} {_HEADS[self.right]} {self.message}"
+        said = f"\nIt printed:\n{self.printed}" if self.printed else ""
+        return f"{_MARKS[self.right]} {_HEADS[self.right]} {self.message}{said}"
 
     def _repr_markdown_(self) -> str:
-        return f"{_MARKS[self.right]} **{_HEADS[self.right]}** {self.message}"
+        lines = "\n".join(f"    {line}" for line in self.printed.splitlines())
+        said = f"\n\nIt printed:\n\n{lines}" if self.printed else ""
+        return f"{_MARKS[self.right]} **{_HEADS[self.right]}** {self.message}{said}"
 
 
 _MARKS = {True: "✓", False: "✗", None: "○"}
@@ -52,6 +58,18 @@ class Mistake:
     message: str
 
 
+def fresh() -> torch.Generator:
+    """A generator for cases that nobody knows beforehand, whatever seed a reader has set."""
+    generator = torch.Generator()
+    generator.seed()
+    return generator
+
+
+def whole(random: torch.Generator, low: int, high: int) -> int:
+    """A whole number from ``low`` to ``high``."""
+    return int(torch.randint(low, high + 1, (), generator=random))
+
+
 def check_function(
     answer: Any,
     *,
@@ -59,42 +77,79 @@ def check_function(
     cases: Sequence[tuple[Any, ...]],
     mistakes: Sequence[Mistake],
     right: str,
+    differentiable: bool = False,
 ) -> Verdict:
     """Compare a reader's function with ``reference`` on every case, the smallest first.
 
     The reference's parameters name the arguments in what is said. The cases are tuples of
-    arguments, made anew for each check. On the first case that differs, the mistake that
-    computes the same names the trouble; of several, the one that agrees on most cases.
+    arguments: fixed ones that can be worked out by hand, then some that are drawn afresh. On the
+    first case that differs, the mistake that computes the same names the trouble; of several, the
+    one that agrees on most cases. A ``differentiable`` answer hands gradients on.
     """
     if not callable(answer):
         return Verdict(False, f"Hand over the function itself, without calling it; {got(answer)}.")
     wanted = inspect.signature(reference)
-    call = f"`{getattr(answer, '__name__', 'answer')}({', '.join(wanted.parameters)})`"
+    call = f"`{called(answer)}({', '.join(wanted.parameters)})`"
     if not accepts(answer, cases[0]):
         return Verdict(False, f"It is called as {call}, and cannot take these arguments.")
-    copies = [tuple(map(_copy, args)) for args in cases]
-    results = run(answer, copies)
-    for args, after, (value, error) in zip(cases, copies, results, strict=False):
-        where = f"Try {described(wanted, args)}."
-        if error is not None:
-            return Verdict(False, f"{explained(error)} {where}")
-        if value is None or value is ...:
-            return Verdict(None, f"Let {call} return its result.")
-        if not all(map(_same, args, after)):
-            return Verdict(False, f"An argument was changed in place: work on a copy. {where}")
-        want = reference(*map(_copy, args))
-        if not _same(value, want):
-            looks_like = [
-                mistake
-                for mistake in mistakes
-                if _computes(mistake, args, value) and not _computes(mistake, args, want)
-            ]
-            if not looks_like:
-                return Verdict(False, f"{difference(value, want)} {where}")
-            tried = [(inputs, given) for inputs, (given, _) in zip(cases, results, strict=False)]
-            best = max(looks_like, key=lambda m: sum(_computes(m, *case) for case in tried))
-            return Verdict(False, f"{best.message} {where}")
-    return Verdict(True, right)
+
+    def judged(trial: Trial) -> Verdict:
+        for case, (args, (value, error)) in enumerate(zip(cases, trial.results, strict=False)):
+            where = f"Try {described(wanted, args)}."
+            if error is not None:
+                return Verdict(False, f"{explained(error)} {where}")
+            if value is None or value is ...:
+                return Verdict(None, f"Let {call} return its result.")
+            if not all(map(_same, args, trial.left[case])):
+                return Verdict(False, f"An argument was changed in place: work on a copy. {where}")
+            want = reference(*map(_copy, args))
+            if not _same(value, want):
+                message = _diagnosed(args, value, want, mistakes, cases, trial.results)
+                return Verdict(False, f"{message} {where}")
+            if differentiable and _needs_gradient(want) and not _needs_gradient(value):
+                return Verdict(False, "The numbers are right, but no gradient comes back: "
+                               "somewhere on the way the result is cut off from its argument, as "
+                               f"`detach`, `.data` and `no_grad` do. {where}")  # fmt: skip
+        return Verdict(True, right)
+
+    return try_out(answer, cases, judged)
+
+
+def try_out(
+    answer: Callable[..., Any],
+    cases: Sequence[tuple[Any, ...]],
+    judged: Callable[[Trial], Verdict],
+) -> Verdict:
+    """Run an answer on copies of the cases and judge what came of it."""
+    with own_functions([]):
+        trial = run(answer, [tuple(map(_copy, args)) for args in cases])
+        if trial.replaced:
+            names = " and ".join(f"`{name}`" for name in dict.fromkeys(trial.replaced[:3]))
+            verdict = Verdict(False, f"While it ran, {names} became something else, which this "
+                              "check needs as it is. It is put back.")  # fmt: skip
+        else:
+            verdict = judged(trial)
+        return replace(verdict, printed=trial.printed)
+
+
+def _diagnosed(
+    args: tuple[Any, ...],
+    value: Any,
+    want: Any,
+    mistakes: Sequence[Mistake],
+    cases: Sequence[tuple[Any, ...]],
+    results: Sequence[Result],
+) -> str:
+    """What to say about a wrong result."""
+    looks_like = [
+        mistake
+        for mistake in mistakes
+        if _computes(mistake, args, value) and not _computes(mistake, args, want)
+    ]
+    if not looks_like:
+        return difference(value, want)
+    tried = [(inputs, given) for inputs, (given, _) in zip(cases, results, strict=False)]
+    return max(looks_like, key=lambda m: sum(_computes(m, *case) for case in tried)).message
 
 
 def check_numbers(
@@ -106,15 +161,23 @@ def check_numbers(
     tolerance: float = 0.005,
 ) -> Verdict:
     """Compare numbers worked out by hand with ``expected``, to a few digits."""
+    if isinstance(answer, dict | set):
+        return Verdict(False, f"This is a {type(answer).__name__}. Hand over its numbers alone, as "
+                       "a list, in the order asked for.")  # fmt: skip
     exact = _numbers(expected)
-    if _has_gaps(answer):
+    trial = run(lambda: answer.tolist() if _from_numpy(answer) else answer, [()])
+    plain, error = trial.results[0]
+    if error is not None:
+        return Verdict(False, f"The answer is made of numbers. {explained(error)}")
+    if _has_gaps(plain):
         return Verdict(None, "Put your answer in place of the dots.")
     try:
-        given = _numbers(answer)
+        given = _numbers(plain)
     except RuntimeError:
-        return Verdict(False, "All rows need equally many numbers: write the zeros, too.")
-    except (TypeError, ValueError):
-        return Verdict(False, f"The answer is made of numbers; {got(answer)}.")
+        return Verdict(False, f"{_ragged(plain)}All rows need equally many numbers: write the "
+                       "zeros, too.")  # fmt: skip
+    except TypeError as kind:
+        return Verdict(False, f"The answer is made of numbers; {got(kind.args[0])}.")
     if given.shape != exact.shape:
         want = f"{exact.numel()} in the shape {tuple(exact.shape)}" if exact.ndim else "one"
         return Verdict(False, f"Not as many numbers as asked for: {want}; {got(given)}.")
@@ -153,24 +216,51 @@ def _same(one: Any, other: Any) -> bool:
         near = {torch.float64: 1e-8, torch.float32: 1e-4}.get(one.dtype, 4e-3)
         return torch.allclose(one, other, rtol=near, atol=near / 10, equal_nan=True)
     if isinstance(other, float) and isinstance(one, int | float):
-        return abs(one - other) <= 1e-6 + 1e-6 * abs(other)
+        return abs(_float(one) - other) <= 1e-6 + 1e-6 * abs(other)
     return type(one) is type(other) and bool(one == other)
+
+
+def _needs_gradient(thing: Any) -> bool:
+    return isinstance(thing, Tensor) and thing.requires_grad
 
 
 def _computes(mistake: Mistake, args: tuple[Any, ...], value: Any) -> bool:
     """Whether this mistake, too, would have given this value."""
     try:
         return _same(value, mistake.wrong(*map(_copy, args)))
-    except (RuntimeError, IndexError, TypeError, ValueError):
+    except (ArithmeticError, RuntimeError, IndexError, TypeError, ValueError):
         return False  # not every mistake is possible on every case
 
 
+def _from_numpy(thing: Any) -> bool:
+    return type(thing).__module__ == "numpy" and hasattr(thing, "tolist")
+
+
 def _numbers(answer: Any) -> Tensor:
+    """A tensor of numbers; a ``TypeError`` that holds what is none."""
     if isinstance(answer, list | tuple):
-        return torch.stack([_numbers(number) for number in answer])
-    if isinstance(answer, str | bool) or callable(answer):
-        raise TypeError
-    return torch.as_tensor(answer).detach().double()
+        return torch.stack(list(map(_numbers, answer))) if answer else torch.zeros(0)
+    if isinstance(answer, Tensor) and not answer.is_complex() and answer.numel() <= MOST_KEPT:
+        return answer.detach().double()
+    if not isinstance(answer, int | float) or isinstance(answer, bool):
+        raise TypeError(answer)
+    return torch.tensor(_float(answer), dtype=torch.float64)
+
+
+def _float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf
+
+
+def _ragged(answer: Any) -> str:
+    """Which row has another length than the first."""
+    lengths = [len(row) if isinstance(row, list | tuple) else None for row in answer]
+    other = next((i for i, length in enumerate(lengths) if length != lengths[0]), 0)
+    if lengths[0] is None or lengths[other] is None or not other:
+        return ""
+    return f"Row 1 has {lengths[0]} and row {other + 1} has {lengths[other]}. "
 
 
 def _has_gaps(answer: Any) -> bool:

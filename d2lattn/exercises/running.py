@@ -1,17 +1,25 @@
-"""Running a reader's function: it may stop with an error, never end, or change its surroundings."""
+"""Running a reader's function: it may stop with an error, never end, or return anything at all."""
 
 from __future__ import annotations
 
 import ctypes
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from d2lattn.exercises.guard import Printed, own_functions, surroundings_kept
 
 PATIENCE = 3.0  # seconds for all cases together
+MOST_KEPT = 1_000_000  # numbers of a tensor that are copied
+MOST_ITEMS = 10_000
+DEEPEST = 20
 
 
 class OutOfTimeError(BaseException):
@@ -21,19 +29,43 @@ class OutOfTimeError(BaseException):
 Result = tuple[Any, BaseException | None]
 
 
-def run(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]]) -> list[Result]:
-    """The results up to the first error, worked out in a thread that can be given up."""
+@dataclass(frozen=True)
+class Odd:
+    """Something returned that no check can compare: its kind, and how it shows itself."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of an answer: results, arguments as it left them, and what else it did."""
+
+    results: list[Result] = field(default_factory=list)  # up to the first error
+    left: list[tuple[Any, ...]] = field(default_factory=list)
+    printed: str = ""
+    replaced: list[str] = field(default_factory=list)  # functions that others use, too
+
+
+def run(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]]) -> Trial:
+    """Try a function on every case, in a thread that can be given up."""
     results: list[Result] = []
+    left: list[tuple[Any, ...]] = []
+    printed, replaced = Printed(), list[str]()
 
     def work() -> None:
         try:
             for args in cases:
-                results.append((function(*args), None))
+                result = plain(function(*args))
+                left.append(tuple(map(plain, args)))
+                results.append((result, None))
         except BaseException as error:
             results.append((None, error))
 
     worker = threading.Thread(target=work, daemon=True)
-    with _state_kept():
+    with own_functions(replaced), surroundings_kept(printed):
         worker.start()
         try:
             worker.join(PATIENCE)
@@ -42,7 +74,7 @@ def run(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]]) -> list[
     finished = list(results)
     if worker.is_alive():  # stuck outside Python, or catching everything: leave it behind
         finished.append((None, OutOfTimeError()))
-    return finished
+    return Trial(finished, left, printed.shown(), replaced)
 
 
 def _stop(worker: threading.Thread) -> None:
@@ -56,15 +88,40 @@ def _stop(worker: threading.Thread) -> None:
         worker.join(0.05)
 
 
-@contextmanager
-def _state_kept() -> Iterator[None]:
-    """Whatever the answer does to PyTorch's default type and generator is undone."""
-    dtype = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
+def plain(thing: Any, depth: int = 0) -> Any:
+    """The same as an object of Python's or PyTorch's own kinds, which compares as they do."""
+    if thing is None or thing is ... or isinstance(thing, bool):
+        return thing
+    if isinstance(thing, Tensor):
+        return _plain_tensor(thing)
+    if isinstance(thing, Integral):
+        return int(thing)
+    if isinstance(thing, Real | Decimal):
+        return float(thing)
+    if isinstance(thing, str):
+        return str.__str__(thing)
+    if isinstance(thing, list | tuple):
+        if depth == DEEPEST or len(thing) > MOST_ITEMS:
+            return Odd(f"a {type(thing).__name__} without end")
+        items = [plain(item, depth + 1) for item in thing]
+        return items if isinstance(thing, list) else tuple(items)
+    try:
+        text = str(repr(thing))
+    except Exception:
+        text = f"an object of type {type(thing).__name__}"
+    return Odd(" ".join(text.split())[:60])
+
+
+def _plain_tensor(thing: Tensor) -> Any:
+    try:
+        with torch._C.DisableTorchFunctionSubclass():
+            tensor = thing.as_subclass(Tensor)
+            kind = tensor.device.type if tensor.device.type != "cpu" else str(tensor.layout)
+            if kind != "torch.strided" or tensor.is_quantized:
+                return Odd(f"a tensor of another kind ({kind.removeprefix('torch.')})")
+            return tensor.clone() if tensor.numel() <= MOST_KEPT else tensor
+    except Exception:
+        return Odd(f"an object of type {type(thing).__name__}")
 
 
 def accepts(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
@@ -73,6 +130,6 @@ def accepts(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
         inspect.signature(called).bind(*args)
     except TypeError:
         return False
-    except ValueError:  # built-in functions may have no signature
+    except Exception:  # built-in functions may have no signature
         pass
     return True

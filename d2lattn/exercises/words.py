@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2lattn.exercises.running import PATIENCE, OutOfTimeError
+from d2lattn.exercises.running import PATIENCE, OutOfTimeError, plain
 
 MOST_NUMBERS = 9  # a larger tensor is described by its shape
+MOST_LETTERS = 200  # of an error's message
 
 _MEANINGS = {  # a part of an error's message: what it means
     "leaf Variable that requires grad": "An argument was changed in place, and autograd forbids "
@@ -25,15 +26,27 @@ _MEANINGS = {  # a part of an error's message: what it means
 }
 
 
+def called(function: Any) -> str:
+    """The name of a function, or another word for it."""
+    name = getattr(type(function), "__name__", "") if isinstance(function, torch.nn.Module) else ""
+    name = getattr(function, "__name__", name or "answer")
+    return name if isinstance(name, str) else "answer"
+
+
 def explained(error: BaseException) -> str:
     """An error in the reader's function, in words."""
-    text = str(error).strip().partition("\n")[0]
+    try:
+        text = str(error).strip().partition("\n")[0][:MOST_LETTERS]
+    except Exception:
+        text = "an error that cannot be shown"
     if isinstance(error, OutOfTimeError):
         return f"No result after {PATIENCE:.0f} seconds: is there a loop that never ends?"
     if isinstance(error, NotImplementedError):
         return "Nothing written yet: replace the line that raises `NotImplementedError`."
     if isinstance(error, NameError):
         return f"A name is not known: {text}. Is it spelt, defined and imported?"
+    if isinstance(error, MemoryError):
+        return "It asks for more memory than there is."
     if isinstance(error, RecursionError):
         return "The function calls itself without end."
     for part, meaning in _MEANINGS.items():
@@ -66,6 +79,7 @@ def difference(value: Any, want: Any) -> str:
 def got(thing: Any) -> str:
     if isinstance(thing, Tensor) and thing.numel() > MOST_NUMBERS:
         return f"yours has the shape {tuple(thing.shape)}"
+    thing = plain(thing)
     return f"got {_shown(thing) if isinstance(thing, Tensor) else repr(thing)[:60]}"
 
 

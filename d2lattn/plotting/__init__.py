@@ -11,6 +11,7 @@ from d2lattn.plotting.convex_hull import show_convex_hull
 from d2lattn.plotting.curves import show_curves
 from d2lattn.plotting.heatmaps import show_heatmaps
 from d2lattn.plotting.histograms import show_histograms
+from d2lattn.plotting.mask_blocks import show_mask_blocks
 from d2lattn.plotting.pair_table import show_pair_table
 from d2lattn.plotting.plane import show_plane
 from d2lattn.plotting.regression import show_regression
@@ -28,6 +29,7 @@ __all__ = [
     "show_curves",
     "show_heatmaps",
     "show_histograms",
+    "show_mask_blocks",
     "show_pair_table",
     "show_plane",
     "show_regression",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -107,6 +108,16 @@ def in_the_value(query: Tensor, keys: Tensor, values: Tensor, s: float, j: int) 
     return jacobian(lambda v: (s * keys @ query).softmax(0) @ v, values)[:, j]
 
 
+def padded(of_both: float, of_each: float) -> Callable[..., Tensor]:
+    """Cosines with something added, so that nothing is divided by zero."""
+
+    def look_up(q: Tensor, k: Tensor, v: Tensor, sharpness: float) -> Tensor:
+        lengths = (q.norm(dim=1)[:, None] + of_each) * (k.norm(dim=1) + of_each)
+        return soft(sharpness * q @ k.T / (lengths + of_both), v)
+
+    return look_up
+
+
 WRONG: list[tuple[Check, Any, str]] = [
     (check_02_by_hand, [[2, 4], [4, 5.333]], "without asking the scores"),
     (check_02_by_hand, [[12, 8], [44, 40]], "sums, not averages"),
@@ -125,6 +136,9 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_02_backwards, lambda w: w / w.max(-1, keepdim=True).values, "divided weights"),
     (check_02_backwards, lambda w: by_ratio(w + 1e-9), "out with a finite score"),
     (check_02_backwards, lambda w: by_ratio(w.clamp(min=1e-12)), "out with a finite score"),
+    (check_02_backwards, lambda w: by_ratio(w + 1e-5), "out with a finite score"),
+    (check_02_backwards, lambda w: by_ratio(w + torch.finfo(w.dtype).eps), "a finite score"),
+    (check_02_backwards, lambda w: by_ratio(w.clamp(min=1e-30)), "out with a finite score"),
     (check_02_backwards, lambda w: w.log() - w.log().mean(-1, True), "add up to 0"),
     (check_02_counted, lambda s, c, v: soft(s, v), "no influence"),
     (check_02_counted, lambda s, c, v: soft(c * s, v), "e²ᵃ"),
@@ -153,6 +167,9 @@ WRONG: list[tuple[Check, Any, str]] = [
         ),
         "by decree",
     ),
+    (check_02_fair, padded(1e-8, 0), "added a small number to the norms"),
+    (check_02_fair, padded(1e-6, 0), "added a small number to the norms"),
+    (check_02_fair, padded(0, 1e-3), "added a small number to the norms"),
     (check_02_fair, lambda q, k, v, s: soft(unit(q) @ unit(k).T, v), "no influence"),
     (check_02_fair, lambda q, k, v, s: soft(unit(q) @ unit(k).T / s, v), "*multiplies*"),
     (check_02_fair, lambda q, k, v, s: soft(s * q @ k.T / q.norm() / k.norm(), v), "whole table"),

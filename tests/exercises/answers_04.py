@@ -121,6 +121,13 @@ def keys_first(queries: Tensor, keys: Tensor, w_q: Tensor, w_k: Tensor, w_v: Ten
     return torch.tanh(q + k) @ w_v
 
 
+def within(keys: Tensor, valid_lens: Tensor, distance: float) -> bool:
+    return all(
+        torch.allclose(some[: int(n)], some[:1], rtol=0, atol=distance)
+        for some, n in zip(keys, valid_lens, strict=True)
+    )
+
+
 def sum_of_all(keys: Tensor, valid_lens: Tensor) -> bool:
     return by_comparing(keys.sum(-1, keepdim=True), valid_lens)
 
@@ -173,6 +180,10 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_04_same_weights, up_to, "One key too many"),
     (check_04_same_weights, lambda keys, n: by_comparing(keys, n - 1), "One key too few"),
     (check_04_same_weights, lambda keys, n: not by_comparing(keys, n), "other way round"),
+    (check_04_same_weights, lambda keys, n: by_comparing(keys[..., :1], n), "one feature"),
+    (check_04_same_weights, lambda keys, n: by_comparing(keys[..., -1:], n), "one feature"),
+    (check_04_same_weights, lambda keys, n: within(keys, n, 0.9), "nearly equal"),
+    (check_04_same_weights, lambda keys, n: within(keys, n, 0.01), "nearly equal"),
     (check_04_lost_matrix, lambda q, k, m, w: torch.softmax(k @ m.T @ w, 0), "This is one row"),
     (
         check_04_lost_matrix,

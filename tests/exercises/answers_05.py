@@ -42,8 +42,9 @@ def by_einsum(queries: Tensor, keys: Tensor, weight: Tensor) -> Tensor:
     return torch.einsum("...jc,cb,...ib->...ij", keys, weight, queries)
 
 
-def huge_factor(scores: Tensor) -> Tensor:
-    return (1e6 * scores).softmax(-1)
+def only_the_best(scores: Tensor) -> Tensor:
+    best = scores.amax(-1, keepdim=True)
+    return scores.masked_fill(scores < best, -torch.inf).softmax(-1)
 
 
 def counted(scores: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ RIGHT: list[tuple[Check, Any]] = [
     (check_05_distance, from_distances),
     (check_05_bilinear, keys_first),
     (check_05_bilinear, by_einsum),
-    (check_05_limit, huge_factor),
+    (check_05_limit, only_the_best),
     (check_05_limit, counted),
     (check_05_multi_query, repeated),
     (check_05_multi_query, MultiQuery()),
@@ -123,7 +124,7 @@ WRONG: list[tuple[Check, Any, str]] = [
     (
         check_05_distance,
         lambda q, k, h: (q @ k.T - length(k).sqrt() / 2) / h**2,
-        "*squared* length",
+        "*squared* norm",
     ),
     (
         check_05_distance,
@@ -153,7 +154,10 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_05_limit, lambda s: s.exp() / s.exp().sum(1, keepdim=True), "before anything grows"),
     (check_05_limit, lambda s: (s * 0).softmax(1), "goes to *zero*"),
     (check_05_limit, lambda s: (s * 100).softmax(1), "limit is asked for"),
-    (check_05_limit, lambda s: (s * 1e6).softmax(0), "each key"),
+    (check_05_limit, lambda s: (s * 1e4).softmax(1), "limit is asked for"),
+    (check_05_limit, lambda s: (s * 1e6).softmax(1), "limit is asked for"),
+    (check_05_limit, lambda s: (s * 1e9).softmax(1), "limit is asked for"),
+    (check_05_limit, lambda s: only_the_best(s.T).T, "each key"),
     (check_05_limit, lambda s: (s * -1e6).softmax(1), "lowest score"),
     (check_05_limit, lambda s: (s * torch.inf).softmax(1), "`nan`"),
     (check_05_multi_query, lined_up_with_heads, "lined up with the *heads*"),

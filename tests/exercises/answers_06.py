@@ -162,7 +162,7 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_06_bandwidth, lambda d: d**0.125, "fourth power"),
     (check_06_choose, [2, 2, 3, 4, 4], "*far* positions"),
     (check_06_choose, [1, 4, 3, 4, 4], "8000 times 8000"),
-    (check_06_choose, [1, 2, 2, 4, 4], "vectors of one length"),
+    (check_06_choose, [1, 2, 2, 4, 4], "vectors of one width"),
     (check_06_choose, [1, 2, 3, 3, 4], "linear in the query"),
     (check_06_choose, [1, 2, 3, 4, 1], "nearest of all"),
     (check_06_choose, [1, 2, 3, 2, 1], "number 4"),

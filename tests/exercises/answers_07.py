@@ -147,11 +147,44 @@ def hidden_late(scores: Tensor) -> Tensor:
     return scores.softmax(1).fill_diagonal_(0)
 
 
+def in_training(drop: Callable[[Tensor, float], Tensor]) -> Callable[..., Tensor]:
+    """Another kind of dropout for probabilities between 0 and 1."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, p: float, training: bool) -> Tensor:
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        return only_in_training(q, k, v, p, training) if p in (0, 1) or not training else (
+            drop(weights, p) @ v
+        )  # fmt: skip
+
+    return attend
+
+
+def seeded(weights: Tensor, p: float) -> Tensor:
+    torch.manual_seed(0)
+    return F.dropout(weights, p)
+
+
+def on_the_output(q: Tensor, k: Tensor, v: Tensor, p: float, training: bool) -> Tensor:
+    return F.dropout(only_in_training(q, k, v, 0, training), p, training)
+
+
+def on_the_scores(q: Tensor, k: Tensor, v: Tensor, p: float, training: bool) -> Tensor:
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    if p == 1 and training:
+        return only_in_training(q, k, v, p, training)
+    return F.dropout(scores, p, training).softmax(-1) @ v
+
+
+def filled(scores: Tensor, valid_lens: Tensor, fill: float) -> Tensor:
+    padding = torch.arange(scores.shape[2]) >= valid_lens[:, None, None]
+    return scores.masked_fill(padding, fill).softmax(-1)
+
+
 WRONG: list[tuple[Check, Any, str]] = [
     (check_07_shapes, [[8, 10, 1], [8, 1, 4]], "transposed"),
     (check_07_shapes, [[8, 1, 2], [8, 1, 4]], "each *key*"),
     (check_07_shapes, [[8, 1, 10], [8, 10, 4]], "belongs to a *query*"),
-    (check_07_shapes, [[8, 1, 10], [8, 1, 20]], "length of a value"),
+    (check_07_shapes, [[8, 1, 10], [8, 1, 20]], "width of a value"),
     (check_07_shapes, [[8, 1, 10], [8, 1, 2]], "not of a key"),
     (check_07_shapes, [[8, 1, 4], [8, 1, 10]], "wrong order"),
     (check_07_two_answers, always_dropped, "still drops weights"),
@@ -177,6 +210,34 @@ WRONG: list[tuple[Check, Any, str]] = [
         lambda q, k, v, p, training: F.dropout((q @ k.mT).softmax(-1), p, training) @ v,
         "√d got lost",
     ),
+    (check_07_two_answers, in_training(lambda w, p: w), "nothing is dropped"),
+    (
+        check_07_two_answers,
+        in_training(lambda w, p: w * (torch.rand_like(w) > p)),
+        "keeps its size",
+    ),
+    (
+        check_07_two_answers,
+        in_training(lambda w, p: w * (torch.rand_like(w) < p) / p),
+        "share that is dropped",
+    ),
+    (
+        check_07_two_answers,
+        in_training(lambda w, p: F.normalize(w * (torch.rand_like(w) > p), p=1.0, dim=-1)),
+        "add up to one again",
+    ),
+    (
+        check_07_two_answers,
+        in_training(lambda w, p: w * (torch.rand(w.shape[-1]) > p) / (1 - p)),
+        "Whole keys",
+    ),
+    (check_07_two_answers, in_training(lambda w, p: w / (1 - p)), "none is dropped"),
+    (check_07_two_answers, in_training(seeded), "same weights each time"),
+    (check_07_two_answers, on_the_output, "Features of the *output*"),
+    (check_07_two_answers, on_the_scores, "after the softmax"),
+    (check_07_in_place, lambda s, keep: s.masked_fill(~keep, -1e9).softmax(1), "not lower than"),
+    (check_07_in_place, lambda s, keep: on_a_copy(s.detach(), keep), "no gradient comes back"),
+    (check_07_in_place, lambda s, keep: on_a_copy(s.data.clone(), keep), "no gradient comes back"),
     (check_07_in_place, changed, "changed in place"),
     (check_07_in_place, lambda s, keep: attended(s), "no influence"),
     (check_07_in_place, lambda s, keep: attended(s) * keep, "to zero after the softmax"),
@@ -192,6 +253,8 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_07_rubbish, lambda w, v, keep: replaced(w, v, ~keep), "upside down"),
     (check_07_rubbish, lambda w, v, keep: w @ v.masked_fill(~keep, 0), "should have the shape"),
     (check_07_square_batch, snippet, "lined up with the *queries*"),
+    (check_07_square_batch, lambda s, n: filled(s, n, -1e6), "not lower than every score"),
+    (check_07_square_batch, lambda s, n: filled(s, n, -1e9), "not lower than every score"),
     (check_07_square_batch, lambda s, n: attended(s), "no influence"),
     (
         check_07_square_batch,

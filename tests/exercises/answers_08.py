@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2lattn import merge_attention
+from d2lattn import Mask, merge_attention
 from d2lattn.exercises import (
+    check_08_blocks,
     check_08_by_hand,
     check_08_gradient,
     check_08_merge,
@@ -160,4 +161,37 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_08_square, lambda q, k: q @ k.mT, "two tensors"),
     (check_08_square, lambda q, k: ((q @ k.mT) ** 2, torch.eye(len(k))), "queries alone"),
     (check_08_square, lambda q, k: (torch.eye(len(q)), (k @ q.mT) ** 2), "keys of the keys"),
+]
+
+
+def blocks_by_mask(tokens: int, size: int, before: int) -> int:
+    pairs = Mask.window(before).dense(tokens, tokens)
+    return int(pairs.view(tokens // size, size, -1, size).any(3).any(1).sum())
+
+
+def blocks_by_loop(n: int, s: int, w: int) -> int:
+    count = 0
+    for start in range(0, n, s):
+        first = max(0, start - w)
+        count += start // s - first // s + 1
+    return count
+
+
+RIGHT += [(check_08_blocks, blocks_by_mask), (check_08_blocks, blocks_by_loop)]
+
+WRONG += [
+    (check_08_blocks, lambda n, s, w: n // s * (1 + math.ceil(w / s)), "before the first token"),
+    (
+        check_08_blocks,
+        lambda n, s, w: sum(min(r, w // s) + 1 for r in range(n // s)),
+        "only begins in",
+    ),
+    (
+        check_08_blocks,
+        lambda n, s, w: sum(min(r, math.ceil((w + 1) / s)) + 1 for r in range(n // s)),
+        "own block",
+    ),
+    (check_08_blocks, lambda n, s, w: (n // s) * (n // s + 1) // 2, "blocks of a causal mask"),
+    (check_08_blocks, lambda n, s, w: (n // s) ** 2, "all blocks"),
+    (check_08_blocks, lambda n, s, w: int(Mask.window(w).dense(n, n).sum()), "pairs that count"),
 ]

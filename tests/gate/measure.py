@@ -24,7 +24,8 @@ class Tolerance:
     """
 
     rtol: float = 1e-4  # of a printed or glued number
-    atol: float = 1e-8  # ... near zero
+    atol: float = 1e-12  # ... near zero: what is left where float64 should cancel
+    beside: float = 1e-8  # ... of the largest number in the same brackets: float32 sums them alike
     points: float = 0.01  # distance in a figure; a point is 0.35 mm
     rms: float = 0.5  # of an image, in levels of 255: noise moves few pixels
     level: int = 3  # of any pixel's channel: a step of a map of 256 colours
@@ -41,6 +42,7 @@ class Tolerance:
 
 # A number is not part of a word: "line2d_7" and "x1" hold none.
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?!\w)")
+_BRACKET_OR_NUMBER = re.compile(rf"[\[\]]|{NUMBER.pattern}")
 
 
 def text_differences(stored: str, fresh: str, tolerance: Tolerance) -> list[str]:
@@ -49,8 +51,10 @@ def text_differences(stored: str, fresh: str, tolerance: Tolerance) -> list[str]
         return [_first_changed_line(stored, fresh)]
     moved: list[tuple[float, str]] = []
     pairs = list(zip(NUMBER.finditer(stored), NUMBER.finditer(fresh), strict=True))
+    scales = _scales(stored)
     for old, new in pairs:
-        excess = _excess(old[0], new[0], tolerance)
+        floor = tolerance.atol + tolerance.beside * scales.get(old.start(), 0.0)
+        excess = _excess(old[0], new[0], tolerance.rtol, floor)
         if excess > 1:
             line = stored.count("\n", 0, old.start()) + 1
             change = _change(old[0], new[0])
@@ -61,13 +65,37 @@ def text_differences(stored: str, fresh: str, tolerance: Tolerance) -> list[str]
     return [f"{len(moved)} of {len(pairs)} numbers moved, most of all {worst}"]
 
 
-def _excess(old: str, new: str, tolerance: Tolerance) -> float:
+def _scales(text: str) -> dict[int, float]:
+    """For the place of each decimal in brackets, the size of the largest one beside it.
+
+    The entries of a printed tensor are rounded alike, however small one of them is. Numbers of a
+    sentence are not: an error of 1e-9 at a bandwidth of 0.5 is a number of its own.
+    """
+    groups: list[list[re.Match[str]]] = []
+    depth = 0
+    for part in _BRACKET_OR_NUMBER.finditer(text):
+        if part[0] in "[]":
+            groups += [[]] if part[0] == "[" and depth == 0 else []
+            depth = max(0, depth + (1 if part[0] == "[" else -1))
+        elif depth and not _is_count(part[0]):
+            groups[-1].append(part)
+    sizes = [max((abs(float(number[0])) for number in group), default=0.0) for group in groups]
+    return {
+        number.start(): size for group, size in zip(groups, sizes, strict=True) for number in group
+    }
+
+
+def _is_count(number: str) -> bool:
+    return number.lstrip("+-").isdigit()
+
+
+def _excess(old: str, new: str, rtol: float, floor: float) -> float:
     """The distance of two printed numbers in units of the tolerance; at most 1 is the same."""
     if old == new:
         return 0.0
-    if old.lstrip("+-").isdigit() or new.lstrip("+-").isdigit():
+    if _is_count(old) or _is_count(new):
         return math.inf  # counts are exact, and 1 is not printed as 1.0
-    allowed = tolerance.atol + tolerance.rtol * abs(float(old))
+    allowed = floor + rtol * abs(float(old))
     return abs(float(new) - float(old)) / allowed if allowed else math.inf
 
 

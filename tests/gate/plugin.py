@@ -1,33 +1,33 @@
-"""Make nbval compare chapters as the gate does, wherever `pytest --nbval` runs.
+"""Make nbval run and compare chapters as the gate does, wherever `pytest --nbval` runs.
 
-nbval compares strings exactly, never compares PNG images, and lets a cell pass that was never
-run. Here its comparison is replaced by :mod:`tests.gate.compare`, and what a cell stores must be
-the result of running it. Methods are replaced on nbval's own class: a second collector would run
-every chapter twice, and nbval's class cannot be swapped for a subclass (its `super()` breaks).
+nbval compares strings exactly, never compares PNG images, passes over outputs that are updated or
+cleared, and lets a cell pass that was never run. Here a chapter runs by :mod:`tests.gate.running`
+when its first cell is asked for, each cell is compared by :mod:`tests.gate.compare`, and what it
+stores must be the result of running it. Methods are replaced on nbval's own classes: a second
+collector would run every chapter twice, and they cannot be swapped for subclasses (their
+`super()` breaks).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nbval.plugin import IPyNbCell
+from nbval.plugin import IPyNbCell, IPyNbFile
 
-from tests.gate.compare import Output, compare, join_streams
+from tests.gate.compare import compare, join_streams
 from tests.gate.figures import keep_figures
 from tests.gate.hygiene import stored_state
 from tests.gate.measure import Tolerance
-from tests.gate.pages import code_cells
+from tests.gate.pages import Cell, code_cells
+from tests.gate.running import Run, run_chapter
 from tests.gate.timings import TIMINGS
 
 WHAT_TO_RUN = (
     "If the change is intended, run `make refresh` and read the diff before committing it."
 )
-
-_run_cell = IPyNbCell.runtest
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,31 +35,37 @@ def pytest_configure(config: pytest.Config) -> None:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:  # each runs kernels, whose threads would wait for each other
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    IPyNbCell.runtest = _run
-    IPyNbCell.compare_outputs = _compare
+    IPyNbFile.setup = lambda chapter: None  # which would start a kernel
+    IPyNbFile.run = None  # what running the chapter gave, once it has run
+    IPyNbCell.runtest = _test
     IPyNbCell.repr_failure = _explain
 
 
-def _run(item: Any) -> None:
-    """Run a cell, compare its outputs, then ask whether they could have been stored so."""
-    item.options["check"], item.options["skip"] = True, False  # no marker switches the gate off
-    _run_cell(item)
-    cells = code_cells(item.parent.nb.cells)
-    problems = stored_state([cells[item.cell_num]], cells)
-    if problems:
+def _test(item: Any) -> None:
+    """Compare a cell's outputs, then ask whether they could have been stored so."""
+    chapter = item.parent
+    if chapter.run is None:
+        timeout = int(item.config.option.nbval_cell_timeout)
+        chapter.run = run_chapter(chapter.nb, Path(chapter.path).parent, timeout=timeout)
+    run: Run = chapter.run
+    stored, fresh = code_cells(chapter.nb.cells), run.cells[item.cell_num]
+    cell = stored[item.cell_num]
+    if cell.number in run.failures:
+        item.raise_cell_error("does not run", run.failures[cell.number])
+    if lines := _differences(cell, fresh, _folder(item)):
+        item.raise_cell_error("Cell outputs differ", "\n".join(lines))
+    if problems := stored_state([cell], stored):
         item.raise_cell_error("was not stored as it ran", "\n".join(problems))
 
 
-def _compare(item: Any, fresh: Sequence[Output], stored: Sequence[Output], *_: object) -> bool:
-    if TIMINGS in item.cell.metadata.get("tags", []):
-        return True
-    differences = compare(stored, fresh, Tolerance.of(item.cell))
+def _differences(stored: Cell, fresh: Cell, folder: Path) -> list[str]:
+    if TIMINGS in stored.tags:
+        return []
+    differences = compare(stored.outputs, fresh.outputs, Tolerance.of(stored.node))
     lines = [f"- {difference}" for difference in differences]
-    folder = _folder(item)
-    if keep_figures(differences, join_streams(stored), join_streams(fresh), folder):
+    if keep_figures(differences, join_streams(stored.outputs), join_streams(fresh.outputs), folder):
         lines.append(f"Stored, fresh and difference images are in {folder}")
-    item.comparison_traceback = lines
-    return not differences
+    return lines
 
 
 def _folder(item: Any) -> Path:

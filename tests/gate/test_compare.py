@@ -69,7 +69,11 @@ SAME = {
     "a figure with the noise of another CPU": (draw(), draw(noise=1e-6)),
     "a PNG": (draw(kind="png"), draw(kind="png", noise=1e-6)),
     "the last digits of a number": (printed("loss 0.12345\n"), printed("loss 0.12346\n")),
-    "a number next to zero": (printed("1.0e-12"), printed("3.0e-12")),
+    "what is left where float64 cancels": (printed("2.2e-16"), printed("8.9e-16")),
+    "a small entry of a tensor": (
+        printed("tensor([[ 0.5, -2.0],\n        [1.2e-9, 1.0]])"),
+        printed("tensor([[ 0.5, -2.0],\n        [7.9e-9, 1.0]])"),
+    ),
     "nan and inf": (printed("nan -inf"), printed("nan -inf")),
     "a glued value": (glued("mse", 0.3), glued("mse", 0.30000001)),
     "a carriage return": (printed("0%\r50%\r100%\n"), printed("100%\n")),
@@ -118,6 +122,19 @@ CHANGED = {
         printed("loss 0.1235\nerror 0.6\n"),
         ["2 of 2 numbers moved", "0.5 became 0.6 in line 2", "20.00%"],
     ),
+    "a small number by a large factor": (
+        printed("error 1.2e-9"), printed("error 7.9e-09"), ["1.2e-9 became 7.9e-09", "558.33%"],
+    ),
+    "a small number of a sentence": (
+        printed("at h = 0.5 the error is 1.2e-9 in [0.0, 1.0]"),
+        printed("at h = 0.5 the error is 7.9e-9 in [0.0, 1.0]"),
+        ["1 of 4 numbers moved, most of all 1.2e-9 became 7.9e-9"],
+    ),
+    "a small number beside as small ones": (
+        printed("tensor([1.2e-9, 3.4e-9])"), printed("tensor([7.9e-9, 3.4e-9])"), ["1 of 2"],
+    ),
+    "a small number beside a count": (printed("[400, 1.2e-9]"), printed("[400, 7.9e-9]"), ["1 of"]),
+    "a small glued value": (glued("error", 6.3e-10), glued("error", 6.3e-9), ['"error"']),
     "a count": (printed("100000 points"), printed("100001 points"), ["100000 became 100001"]),
     "a word": (printed("one\ntwo"), printed("one\nthree"), ['line 2: "two" became "three"']),
     "a number that became nan": (printed("0.5"), printed("nan"), ['"0.5" became "nan"']),

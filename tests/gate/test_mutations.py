@@ -20,7 +20,7 @@ from typing import Any
 import nbformat
 import pytest
 from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tests.gate import hygiene
 from tests.gate.compare import compare, is_glued
@@ -295,7 +295,7 @@ mutated"""
 def scale_exponent(tree: Path) -> None:
     """Every `-0.5 *` of the package's kernels that stands before a distance."""
     edit_notebook(lambda notebook: None)(tree)
-    substitute(tree / "d2lattn/kernels.py", r"-0\.5 \* (?!math)", "-0.505 * ")
+    substitute(tree / "d2lattn/kernel_formulas.py", r"-0\.5 \* (?!math)", "-0.505 * ")
 
 
 RUN: dict[str, tuple[Callable[[Path], None], list[str]]] = {
@@ -321,29 +321,64 @@ def test_pytest_turns_red(tree: Path, mutate: Callable[[Path], None], words: lis
         assert {"stored.svg", "fresh.svg", "difference.svg"} <= kept
 
 
+# Cells of a small chapter: what each shows in the end, what an author stored, what is said of it.
+SMALL: dict[str, tuple[str, str, str, str]] = {
+    "an update": ("h = display('loss 9', display_id=True)\nh.update('loss 1')",
+                  "'loss 1'", "'loss 9'", "9 became 1"),
+    "an update by a later cell": ("h = display('step 2', display_id=True)",
+                                  "'step 3'", "'step 2'", "2 became 3"),
+    "that later cell": ("h.update('step 3')", "", "'step 3'", "running the cell gives none"),
+    "an output that is cleared": ("display('early')\nclear_output()",
+                                  "", "'early'", "running the cell gives none"),
+    "one that gives way": ("display('early')\nclear_output(wait=True)\ndisplay('late')",
+                           "'late'", "'early'", '"\'early\'" became "\'late\'"'),
+    "a small number": ("display(1.2e-9)", "1.2e-09", "7.9e-09", "7.9e-09 became 1.2e-09"),
+    "a magic that is none": ("%notmagic\nx = 0", "UsageError", "", "UsageError: Line magic"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mutated", [False, True], ids=["as shown", "mutated"])
+def test_what_a_cell_shows_in_the_end_is_what_counts(tree: Path, mutated: bool) -> None:
+    sources = ["from IPython.display import clear_output, display"]
+    cells = [new_code_cell(sources[0], execution_count=1)]
+    rows = {name: row for name, row in SMALL.items() if mutated or row[1] != "UsageError"}
+    for count, (source, shown, stored, _) in enumerate(rows.values(), start=2):
+        text = stored if mutated else shown
+        outputs = [new_output("display_data", data={"text/plain": text})] if text else []
+        cells.append(new_code_cell(source, execution_count=count, outputs=outputs))
+    nbformat.write(new_notebook(cells=cells), tree / "book/99-small.ipynb")
+    status, message = run_pytest(tree, "--maxfail=99", "book/99-small.ipynb")
+    if not mutated:
+        assert status == pytest.ExitCode.OK, message
+        return
+    assert f"{len(rows)} failed, 1 passed" in message
+    for name, (*_, words) in rows.items():
+        assert words in message, name
+
+
 # What goes wrong inside the package, and the chapter that must notice.
 PACKAGE: dict[str, tuple[str, str, str, str]] = {
     "no square root of d": (
-        "dot_product.py", r"scale = 1\.0 / math\.sqrt\(q\.shape\[-1\]\)", "scale = 1.0", "05",
+        "dot_product.py", r"1\.0 / math\.sqrt\(q\.shape\[-1\]\)", "1.0", "05",
     ),
     "queries and keys through each other's layer": (
         "additive.py", r"(self\.W_q = nn\.Linear\()query_size(.*)", r"\1key_size\2", "04",
     ),
     "relu for tanh": ("additive.py", r"torch\.tanh\(", "torch.relu(", "04"),
     "a softmax over the queries": (
-        "masking.py", r"\.softmax\(dim=-1\)", ".softmax(dim=-2)", "03",
+        "engine/plain.py", r"\.softmax\(dim=-1\)", ".softmax(dim=-2)", "03",
     ),
     "a length too long by one": (
-        "masking.py", "positions < valid_lens", "positions <= valid_lens", "03",
+        "restrictions.py", r"\[1\] >= block\.cut\(self\.lens\)", "[1] > block.cut(self.lens)", "03",
     ),
-    "dropout before the mask": (
-        "attention.py",
-        r"masked_softmax\(scores\.to\(wide\)(.*)\n +weights = self\.dropout\(weights\)",
-        r"masked_softmax(self.dropout(scores.to(wide))\1",
+    "dropout forgotten": (
+        "engine/plain.py",
+        r"used = weights if dropout is None else dropout\(weights\)",
+        "used = weights",
         "04",
     ),
-    "keys averaged in place of values": (
-        "attention.py", r"weights @ values\.to", "weights @ k.to", "02",
+    "each key's weight on another's value": (
+        "engine/plain.py", r"used @ values", "used @ values.flip(-2)", "02",
     ),
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,38 @@ def test_axe_finds_nothing(browser: Browser, site: Path, address: str, pages: li
         found += [f"{url.removeprefix(site.as_uri())}: {fault}" for fault in seen]
     context.close()
     assert not found, "\n".join(found)
+
+
+def contrast(one: str, other: str) -> float:
+    """By WCAG 2.2, of two colours as a browser computes them."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(n) / 255 for n in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return sum(map(operator.mul, (0.2126, 0.7152, 0.0722), linear))
+
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_way_back_to_the_top_can_be_read(page: Page, site: Path, theme: str) -> None:
+    """It is hidden until somebody scrolls, so axe does not see it."""
+    page.goto((site / "book" / "glossary.html").as_uri())
+    page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+    style = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+    assert contrast(*page.locator("#pst-back-to-top").evaluate(style)) >= 4.5
+
+
+def test_a_table_that_scrolls_says_so(page: Page, site: Path) -> None:
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.goto((site / "book" / "06-choosing-a-score.html").as_uri())
+    tables = page.locator(".pst-scrollable-table-container").all()
+    wide = [t for t in tables if t.evaluate("e => e.scrollWidth > e.clientWidth + 1")]
+    assert wide
+    for table in wide:
+        attachment = table.evaluate("e => getComputedStyle(e).backgroundAttachment")
+        assert attachment == "local, local, scroll, scroll"
 
 
 # The keyboard

@@ -86,7 +86,8 @@ def test_the_other_forms_are_offered_once_they_exist(
 ) -> None:
     monkeypatch.setenv("BOOK_DOWNLOADS", str(tmp_path / "none"))
     assert house.downloads() == []
-    monkeypatch.setenv("BOOK_DOWNLOADS", str(tmp_path))
+    monkeypatch.delenv("BOOK_DOWNLOADS")
+    monkeypatch.setattr(house, "DOWNLOADS", tmp_path)
     (tmp_path / "course.epub").touch()
     assert [path.name for path in house.downloads()] == ["course.epub"]
     assert "../downloads/course.epub" in house.offers("01-a.html", ["course.epub"])

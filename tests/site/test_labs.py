@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,38 @@ def test_kernel_regression_computes_as_the_package(compute: Compute, kernel: str
         assert got == pytest.approx(model.loo_residuals().square().mean().item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("bandwidth", [0.02, 0.3, 2.0])
+def test_the_curve_follows_the_package_between_its_points(
+    compute: Compute, kernel: str, bandwidth: float
+) -> None:
+    """Steps are steps, a narrow Gaussian is not sampled past, and gaps stay empty."""
+    x, y = 5 * normal(50, seed=1).sigmoid(), normal(50, seed=2)
+    points = compute("kernelRegression.curve", -1, 6, x, y, bandwidth, kernel)
+    model = NadarayaWatson(bandwidth, kernel).fit(x, y)
+    at = torch.linspace(-0.99, 5.99, 3001, dtype=torch.float64)
+    reached, right = model.weights(at).sum(dim=-1) > 0, model.predict(at)
+    segments = list(pairwise(points))
+    starts = torch.tensor([left[0] for left, _ in segments], dtype=torch.float64)
+    breaks = torch.cat([x - bandwidth, x + bandwidth])
+    for place, seen, value in zip(at.tolist(), reached.tolist(), right.tolist(), strict=True):
+        if kernel != "gaussian" and (breaks - place).abs().min() < 1e-4:
+            continue  # too near to a step
+        left, end = segments[int((starts <= place).sum()) - 1]
+        assert (left[1] is not None and end[1] is not None) == seen, place
+        if seen:
+            share = (place - left[0]) / (end[0] - left[0]) if end[0] > left[0] else 0.0
+            drawn = left[1] + share * (end[1] - left[1])
+            near = 1e-9 if kernel == "boxcar" else 0.1  # of a height of 4: where it is steep
+            assert drawn == pytest.approx(value, abs=near), place
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_measurements_without_neighbours_are_counted(compute: Compute, kernel: str) -> None:
+    x = torch.tensor([0.0, 0.5, 0.6, 3.0])
+    assert compute("kernelRegression.alone", x, 0.3, kernel) == (0 if kernel == "gaussian" else 2)
+
+
 def test_float16_is_rounded_as_in_the_package(compute: Compute) -> None:
     numbers = torch.cat(
         [
@@ -157,6 +191,15 @@ def test_masked_softmax_computes_as_pytorch(
         )
 
 
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_format_that_loses_the_scores_is_never_right(compute: Compute, fill: str) -> None:
+    low, valid = [2 - 2e6, 1 - 2e6, -2e6], 2
+    weights = compute("maskedSoftmax.weights", low, valid, fill, "float16")
+    assert compute("maskedSoftmax.fault", weights, low, valid, "float16")
+    right = compute("maskedSoftmax.weights", low, valid, "infinity", "float32")
+    assert not compute("maskedSoftmax.fault", right, low, valid, "float32")
+
+
 @pytest.mark.parametrize("features", [2, 3, 64])
 def test_the_four_scores_are_those_of_the_package(compute: Compute, features: int) -> None:
     for seed in range(5):
@@ -187,6 +230,19 @@ def test_the_pipeline_computes_as_the_package(compute: Compute) -> None:
             "scores": scores, "raised": scores.exp(), "weights": weights, "output": weights @ v
         }.items():  # fmt: skip
             close(torch.tensor([got[name]]).double(), right, 1e-6)
+
+
+def test_the_pipeline_on_paper_is_what_a_calculator_finds(compute: Compute) -> None:
+    keys, values = [[3, 0, 0], [1, 3, 0], [1, 0, 3], [0, 0, 0]], [[5, 10], [4, 12], [6, 9], [0, 0]]
+    for query in ([3, 0, 1], [0, 0, 0], [4, 4, 4], [0.5, 2.5, 1]):
+        paper = compute("pipeline.onPaper", query, keys, values)
+        exact = compute("pipeline.steps", query, keys, values)
+        assert paper["raised"] == [pytest.approx(math.exp(a), abs=0.0051) for a in paper["scores"]]
+        assert paper["total"] == pytest.approx(sum(paper["raised"]), abs=0.0051)
+        shares = [e / paper["total"] for e in paper["raised"]]
+        assert paper["weights"] == [pytest.approx(share, abs=0.00051) for share in shares]
+        for name, near in {"weights": 0.002, "output": 0.02}.items():
+            assert paper[name] == [pytest.approx(number, abs=near) for number in exact[name]]
 
 
 # By hand
@@ -326,6 +382,74 @@ def test_the_faults_of_each_fill_are_told(page: Page, site: Path) -> None:
     }
     body.get_by_label("float16").check()
     assert body.locator(".lab-verdict").all_inner_texts()[1].endswith("nan")
+
+
+def test_the_last_step_hands_its_focus_on(page: Page, site: Path) -> None:
+    body = opened(page, site, "pipeline").locator(".lab-body")
+    following = body.get_by_role("button", name="Next")
+    following.focus()
+    for _ in range(4):
+        page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.textContent") == "Back"
+
+
+def move(slider: Locator, value: float) -> None:
+    slider.evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", value)
+
+
+@pytest.mark.parametrize("lab", PAGES)
+def test_starting_again_brings_everything_back(page: Page, site: Path, lab: str) -> None:
+    body = opened(page, site, lab).locator(".lab-body")
+    page.wait_for_timeout(1_500)  # a curve of errors fills in
+    state = """body => [body.innerText, [...body.querySelectorAll("svg")].map(e => e.innerHTML),
+        [...body.querySelectorAll("input")].map(e => e.value + e.checked)].toString()"""
+    before = body.evaluate(state)
+    for slider in body.locator("input[type=range]").all():
+        move(slider, float(slider.get_attribute("max") or 0))
+    for radio in body.locator("input[type=radio]").all():
+        radio.check()
+    page.wait_for_timeout(400)
+    assert body.evaluate(state) != before
+    body.get_by_role("button", name="Start again").click()
+    page.wait_for_timeout(400)
+    assert body.evaluate(state) == before
+
+
+@pytest.mark.parametrize("lab", PAGES)
+def test_what_moves_is_moved_and_not_made_again(page: Page, site: Path, lab: str) -> None:
+    body = opened(page, site, lab).locator(".lab-body")
+    page.wait_for_timeout(1_500)
+    body.evaluate("body => { window.made = [...body.querySelectorAll('svg *, td, th')]; }")
+    for slider in body.locator("input[type=range]").all():
+        move(slider, float(slider.get_attribute("min") or 0))
+        move(slider, float(slider.get_attribute("max") or 0))
+    kept = body.evaluate("body => made.filter(e => body.contains(e)).length / made.length")
+    assert kept > 0.95
+
+
+def test_what_is_not_there_or_not_on_the_scale_is_marked(page: Page, site: Path) -> None:
+    figure = opened(page, site, "kernel-regression")
+    figure.get_by_label("boxcar").check()
+    bandwidth = figure.locator("input[type=range]").nth(1)
+    move(bandwidth, float(bandwidth.get_attribute("min") or 0))
+    page.wait_for_timeout(400)
+    assert "no neighbours" in (figure.locator("svg").first.text_content() or "")
+    assert "above the scale" in (figure.locator("svg").last.text_content() or "")
+    assert re.search(
+        r"\d+ of the measurements have no neighbour", figure.locator(".lab-summary").inner_text()
+    )
+
+
+def test_equal_weights_and_hidden_coordinates_are_said(page: Page, site: Path) -> None:
+    figure = opened(page, site, "scores")
+    sliders = figure.locator("input[type=range]")
+    for number in range(2):
+        move(sliders.nth(number), 0)
+    page.wait_for_timeout(400)
+    assert "dot product all alike 0.20, scaled dot all alike" in figure.inner_text()
+    move(sliders.nth(2), 5)
+    page.wait_for_timeout(400)
+    assert "Drawn are the first two of 64 coordinates" in figure.inner_text()
 
 
 @pytest.mark.parametrize("lab", PAGES)

@@ -57,6 +57,21 @@ def test_a_faulty_formula_is_an_error(typesetter: Any, tex: str) -> None:
     assert "<merror" in typesetter.mathml(tex, False)
 
 
+@pytest.mark.parametrize("form", ["html", "mathml"])
+def test_what_a_page_defines_holds_on_that_page_alone(typesetter: Any, form: str) -> None:
+    said = getattr(typesetter, form)
+    typesetter.turn_to("first")
+    before = said(r"\vec a", False)
+    said(r"\newcommand{\house}{h}\renewcommand{\vec}[1]{\mathbf{#1}}", False)
+    typesetter.turn_to("first")
+    assert "merror" not in said(r"\house", False)
+    typesetter.turn_to("second")
+    assert "merror" in said(r"\house", False)
+    assert said(r"\vec a", False) == before
+    typesetter.turn_to("first")
+    assert "merror" in said(r"\house", False)
+
+
 @pytest.mark.parametrize(
     ("tex", "roles"),
     [

@@ -1,0 +1,19 @@
+"""Kinds of masks, as an engine asks them."""
+
+from d2lattn.restrictions.base import Restriction, Stretch, register_tree
+from d2lattn.restrictions.joined import Both, Inverse
+from d2lattn.restrictions.opaque import Booleans, Where
+from d2lattn.restrictions.regular import Band, Documents, Lengths
+
+__all__ = [
+    "Band",
+    "Booleans",
+    "Both",
+    "Documents",
+    "Inverse",
+    "Lengths",
+    "Restriction",
+    "Stretch",
+    "Where",
+    "register_tree",
+]

@@ -1,0 +1,55 @@
+"""Masks that can only be known by looking at every pair."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from d2lattn.blocks import Block
+from d2lattn.checks import check_broadcasts, check_device
+from d2lattn.restrictions.base import Restriction, register_tree
+
+
+class Where(Restriction):
+    """Where a function of positions is true."""
+
+    opaque = foreign = True
+
+    def __init__(self, predicate: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.predicate = predicate
+
+    def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
+        i, j = block.positions(device)
+        found = self.predicate(i, j)
+        if not isinstance(found, Tensor) or found.dtype != torch.bool:
+            got = found.dtype if isinstance(found, Tensor) else type(found).__name__
+            raise TypeError(f"predicate must return a boolean tensor; got {got}")
+        of_all_batch = (*block.shape[:-2], *block.sizes[-2:])
+        check_broadcasts("what predicate returns", found, of_all_batch)
+        return block._replace(rows=slice(None), columns=slice(None)).cut(found)
+
+
+class Booleans(Restriction):
+    """A boolean tensor that broadcasts to the scores."""
+
+    parts = ("boolean",)
+    opaque = True
+
+    def __init__(self, boolean: Bool[Tensor, "..."]) -> None:
+        self.boolean = boolean
+
+    def batch_of(self, num_queries: int) -> tuple[int, ...]:
+        return tuple(self.boolean.shape[:-2])
+
+    def bind(self, shape: tuple[int, ...], device: torch.device) -> "Restriction":
+        check_device("mask", self.boolean, device)
+        check_broadcasts("mask", self.boolean, shape)
+        return Booleans(self.boolean[(None,) * (len(shape) - self.boolean.ndim)])
+
+    def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
+        return block.cut(self.boolean)
+
+
+for _kind in (Where, Booleans):
+    register_tree(_kind)
