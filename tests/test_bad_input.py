@@ -32,7 +32,13 @@ from d2lattn import (
     masked_softmax,
 )
 from d2lattn.notebook import glue, show_source, use_house_style
-from d2lattn.plotting import show_curves, show_heatmaps, show_regression
+from d2lattn.plotting import (
+    show_choices,
+    show_curves,
+    show_heatmaps,
+    show_regression,
+    show_signed_weights,
+)
 
 Call = Callable[[], Any]
 Table = dict[str, tuple[Call, type[Exception], str]]
@@ -55,6 +61,11 @@ def attend(*inputs: Any, **options: Any) -> Any:
 
 def fitted(**options: Any) -> NadarayaWatson:
     return NadarayaWatson(**options).fit(X, Y)
+
+
+def signed(weights: Any, **options: Any) -> Any:
+    given: dict[str, Any] = {"titles": ["a"], "yticks": ["0"], **options}
+    return show_signed_weights(weights, xlabel="", ylabel="", limit=1.0, **given)
 
 
 LENGTHS_AND_MASKS: Table = {
@@ -784,6 +795,50 @@ SHOWING: Table = {
     "negative weights of measurements": (
         lambda: show_regression(X, Y, weights=-Y),
         ValueError, r"weights must be finite and not negative",
+    ),
+    "a band without a curve": (
+        lambda: show_regression(X, Y, grid=X, curves={"fit": Y}, bands={"other": Y}),
+        ValueError, r"bands must belong to curves, \['fit'\]; got 'other'",
+    ),
+    "a negative band": (
+        lambda: show_regression(X, Y, grid=X, curves={"fit": Y}, bands={"fit": -Y}),
+        ValueError, r"bands\['fit'\] must be finite and not negative",
+    ),
+    "a shorter band": (
+        lambda: show_regression(X, Y, grid=X, curves={"fit": Y}, bands={"fit": Y[:2]}),
+        ValueError, r"bands\['fit'\] must have the shape of curves\['fit'\], \(6,\); got \(2,\)",
+    ),
+    "signed weights beyond the limit": (
+        lambda: signed([torch.tensor([[1.5, -0.5]])]),
+        ValueError, r"weights\[0\] must lie in \[-1\.0, 1\.0\]; got values from -0\.5 to 1\.5",
+    ),
+    "signed weights that are NaN": (
+        lambda: signed([torch.full((1, 2), NAN)]),
+        ValueError, r"weights\[0\] must lie in \[-1\.0, 1\.0\]; got values from nan to nan",
+    ),
+    "signed weights of two shapes": (
+        lambda: signed([torch.eye(2), torch.zeros(1, 2)], titles=["a", "b"], yticks=["0", "1"]),
+        ValueError, r"weights\[1\] must have shape \(2, 2\); got \(1, 2\)",
+    ),
+    "signed weights of integers": (
+        lambda: signed([torch.eye(1).long()]),
+        TypeError, r"weights\[0\] must be a floating-point tensor; got torch\.int64",
+    ),
+    "no signed weights": (
+        lambda: signed([]),
+        ValueError, r"titles must be as many as the maps, 0; got 1",
+    ),
+    "too few names of queries": (
+        lambda: signed([torch.zeros(2, 2)]),
+        ValueError, r"yticks must have a name for each of 2; got 1",
+    ),
+    "choices that are negative": (
+        lambda: show_choices(Y + 1, -Y, xlabel="", ylabel=""),
+        ValueError, r"chosen must be positive; got -25\.0",
+    ),
+    "fewer choices": (
+        lambda: show_choices(Y + 1, Y[1:], xlabel="", ylabel=""),
+        ValueError, r"chosen must have the shape of best, \(6,\); got \(5,\)",
     ),
     "measurements in a list to draw": (
         lambda: show_regression([1.0], Y),  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from d2lattn.plotting import (
     QUERY,
     VALUE,
     show_bars,
+    show_choices,
     show_convex_hull,
     show_curves,
     show_heatmaps,
@@ -28,6 +29,7 @@ from d2lattn.plotting import (
     show_pair_table,
     show_plane,
     show_regression,
+    show_signed_weights,
 )
 from d2lattn.plotting.mask_blocks import FULL, MIXED
 from tests.helpers import normal
@@ -189,6 +191,41 @@ def test_measurements_with_weights_are_redder_and_bigger_the_more_they_count():
     assert isinstance(points, PathCollection)
     assert (np.diff(points.get_sizes()) > 0).all()
     assert (np.diff(np.asarray(points.get_array())) > 0).all()
+
+
+def test_a_band_reaches_as_far_above_and_below_its_curve():
+    x = torch.linspace(0, 1, 5)
+    figure = show_regression(
+        x, x, grid=x, curves={"fit": x, "other": -x}, bands={"fit": torch.full((5,), 0.5)}
+    )
+    (band,) = figure.axes[0].collections
+    corners = band.get_paths()[0].vertices
+    assert corners[:, 1].min() == pytest.approx(-0.5)
+    assert corners[:, 1].max() == pytest.approx(1.5)
+
+
+def test_signed_weights_are_red_above_zero_blue_below_and_white_between():
+    figure = show_signed_weights(
+        [torch.tensor([[1.0, 0.0, -1.0]]), torch.zeros(1, 3)],
+        titles=["a", "b"], xlabel="keys", ylabel="queries", yticks=["0"], limit=1.0,
+    )  # fmt: skip
+    image = figure.axes[0].images[0]
+    (red, white, blue) = image.cmap(image.norm(image.get_array()))[0]
+    assert red[0] > 2 * red[2]
+    assert blue[2] > 2 * blue[0]
+    assert min(white[:3]) == 1.0
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["a", "b"]
+    assert figure.axes[1].get_xlabel() == "keys"
+
+
+def test_choices_stand_on_the_diagonal_where_they_are_best():
+    numbers = torch.tensor([0.1, 0.2, 0.9])
+    ax = show_choices(numbers, numbers, xlabel="best", ylabel="chosen").axes[0]
+    diagonal, points = ax.lines
+    assert (points.get_xdata() == points.get_ydata()).all()
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    assert ax.get_xlim() == ax.get_ylim()
+    assert ax.get_xscale() == ax.get_yscale() == "log"
 
 
 def test_curves_have_their_axes_logarithmic_if_asked():

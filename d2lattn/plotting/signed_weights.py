@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,8 +28,8 @@ def show_signed_weights(
 ) -> Figure:
     """Maps of weights one above the other: red for a weight, blue for a negative one.
 
-    Red goes up to the limit in the steps of :func:`show_heatmaps`, blue as far down; no weight
-    is white.
+    Red goes up to the limit, blue as far down, and no weight is white. Colour follows the square
+    root of the weight, so that small ones show.
 
     Parameters
     ----------
@@ -62,6 +61,7 @@ def show_signed_weights(
 
     Examples
     --------
+    >>> import torch
     >>> show_signed_weights([torch.tensor([[1.2, -0.2]])], titles=["a line"], xlabel="keys",
     ...                     ylabel="queries", yticks=["0"], limit=1.2)
     <Figure size ... with 2 Axes>
@@ -80,28 +80,42 @@ def show_signed_weights(
     if len(yticks) != queries:
         raise ValueError(f"yticks must have a name for each of {queries}; got {len(yticks)}")
     with house_figure(WIDTH, height * len(weights) + 0.5) as figure:
+        from matplotlib.colors import FuncNorm
+
+        norm = FuncNorm((_root, _square), vmin=-limit, vmax=limit)
         axes = figure.subplots(len(weights), 1, sharex=True, squeeze=False)[:, 0]
         for ax, panel, title in zip(axes, weights, titles, strict=True):
             image = ax.imshow(
-                array(panel), cmap=_reds_and_blues(), vmin=-limit, vmax=limit,
-                interpolation="none", aspect="auto",
-            )  # fmt: skip
+                array(panel), cmap=_reds_and_blues(), norm=norm, interpolation="none", aspect="auto"
+            )
             ax.spines[["top", "right"]].set_visible(True)
             ax.set_title(title)
             ax.set_yticks(range(queries), labels=list(yticks))
             ax.set_ylabel(ylabel)
         axes[-1].set_xlabel(xlabel)
-        colorbar = figure.colorbar(image, ax=list(axes), pad=0.02, shrink=0.9)
+        ticks = [-limit, -limit / 4, 0.0, limit / 4, limit]
+        colorbar = figure.colorbar(image, ax=list(axes), ticks=ticks, pad=0.02, shrink=0.9)
         colorbar.set_label("weight", color=INK)
         colorbar.outline.set_linewidth(0.5)
     return figure
 
 
 def _reds_and_blues() -> Colormap:
-    """The book's red upwards, and as much blue downwards."""
-    import matplotlib
-    from matplotlib.colors import ListedColormap
+    """Red upwards, as much blue downwards, and white between."""
+    from matplotlib.colors import LinearSegmentedColormap
 
-    blues = matplotlib.colormaps["Blues"](array(torch.linspace(0.8, 0, 128)))
-    red = reds()(array(torch.linspace(0, 1, 128)))
-    return ListedColormap([*blues, *red], "reds and blues")
+    strongest: Any = reds()(255)
+    blue: Any = (*strongest[2::-1], 1.0)
+    return LinearSegmentedColormap.from_list("reds and blues", [blue, "white", strongest], 257)
+
+
+def _root(weights: Any) -> Any:
+    import numpy as np
+
+    return np.sign(weights) * np.sqrt(np.abs(weights))
+
+
+def _square(roots: Any) -> Any:
+    import numpy as np
+
+    return np.sign(roots) * np.square(roots)
