@@ -12,7 +12,7 @@ import torch
 from statsmodels.nonparametric.kernel_regression import KernelReg
 from torch import Tensor
 
-import d2lattn.kernel_regression
+import d2lattn.estimator
 import d2lattn.smoothing
 from d2lattn import (
     Attention,
@@ -464,9 +464,9 @@ def test_weights_of_half_precision_sums_to_one_within_its_rounding():
 def either_way(request, monkeypatch):
     """Few points by all pairs, or as many points would be."""
     monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_AT_ONCE", request.param)
-    monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", request.param)
+    monkeypatch.setattr(d2lattn.estimator, "_PAIRS_AT_ONCE", request.param)
     if request.param == 0:
-        monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_OF_A_BLOCK", 100)
+        monkeypatch.setattr(d2lattn.estimator, "_PAIRS_OF_A_BLOCK", 100)
         monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_OF_A_BLOCK", 100)
 
 
@@ -552,8 +552,8 @@ def test_gradients_are_those_of_the_plain_formula_at_every_size(
     y = x.sum(dim=-1).sin() + 0.1 * normal(40, seed=1)
     found = []
     for pairs in (10**9, 0):
-        monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_AT_ONCE", pairs)
-        monkeypatch.setattr(d2lattn.kernel_regression, "_PAIRS_OF_A_BLOCK", 300)
+        monkeypatch.setattr(d2lattn.estimator, "_PAIRS_AT_ONCE", pairs)
+        monkeypatch.setattr(d2lattn.estimator, "_PAIRS_OF_A_BLOCK", 300)
         model = estimator([1.1] * features, kernel, learnable=True).double().fit(x, y)
         at = x[:10].clone().requires_grad_()
         loss = model.loo_residuals().square().mean() + model.predict(at).square().sum()

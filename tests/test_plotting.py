@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -199,7 +200,7 @@ def test_a_band_reaches_as_far_above_and_below_its_curve():
         x, x, grid=x, curves={"fit": x, "other": -x}, bands={"fit": torch.full((5,), 0.5)}
     )
     (band,) = figure.axes[0].collections
-    corners = band.get_paths()[0].vertices
+    corners = np.asarray(band.get_paths()[0].vertices)
     assert corners[:, 1].min() == pytest.approx(-0.5)
     assert corners[:, 1].max() == pytest.approx(1.5)
 
@@ -209,7 +210,7 @@ def test_signed_weights_are_red_above_zero_blue_below_and_white_between():
         [torch.tensor([[1.0, 0.0, -1.0]]), torch.zeros(1, 3)],
         titles=["a", "b"], xlabel="keys", ylabel="queries", yticks=["0"], limit=1.0,
     )  # fmt: skip
-    image = figure.axes[0].images[0]
+    image: Any = figure.axes[0].images[0]
     (red, white, blue) = image.cmap(image.norm(image.get_array()))[0]
     assert red[0] > 2 * red[2]
     assert blue[2] > 2 * blue[0]
@@ -220,7 +221,7 @@ def test_signed_weights_are_red_above_zero_blue_below_and_white_between():
 
 def test_choices_stand_on_the_diagonal_where_they_are_best():
     numbers = torch.tensor([0.1, 0.2, 0.9])
-    ax = show_choices(numbers, numbers, xlabel="best", ylabel="chosen").axes[0]
+    ax: Any = show_choices(numbers, numbers, xlabel="best", ylabel="chosen").axes[0]
     diagonal, points = ax.lines
     assert (points.get_xdata() == points.get_ydata()).all()
     assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
