@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, Self
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,9 @@ __all__ = ["KernelEstimator"]
 
 _PAIRS_AT_ONCE = 2**16  # more are done in blocks, where gradients are asked for
 _PAIRS_OF_A_BLOCK = 2**17
+
+
+Model = TypeVar("Model", bound="KernelEstimator")
 
 
 class KernelEstimator(Fitted):
@@ -122,11 +125,11 @@ class KernelEstimator(Fitted):
         return self._shaped(columns(y).double() - output)
 
     def select_bandwidth(
-        self,
+        self: Model,
         candidates: Iterable[Bandwidth] | Tensor | None = None,
         *,
         progress: bool = False,
-    ) -> Self:
+    ) -> Model:
         r"""Choose the bandwidth with the least mean squared leave-one-out residual.
 
         .. math:: \hat h = \arg\min_h \frac{\sum_i w_i\, r_i(h)^2}{\sum_i w_i}
@@ -144,7 +147,7 @@ class KernelEstimator(Fitted):
 
         Returns
         -------
-        Self
+        KernelEstimator
             The model itself.
 
         Raises

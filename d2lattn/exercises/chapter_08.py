@@ -331,10 +331,14 @@ def check_08_blocks(answer: Any) -> Verdict:
     def of_a_row(blocks: int, tokens: int, size: int) -> int:
         return sum(min(row + 1, blocks) for row in range(tokens // size))
 
+    rows, before = torch.randint(9, 99, (2,), generator=fresh()).tolist()
     return check_function(
         answer,
         reference=reference,
-        cases=[(8, 2, 1), (8, 2, 2), (12, 4, 5), (64, 8, 0), (64, 16, 63), (1024, 64, 255)],
+        cases=[
+            *[(8, 2, 1), (8, 2, 2), (12, 4, 5), (64, 8, 0), (64, 16, 63), (1024, 64, 255)],
+            (16 * rows, 16, before),
+        ],
         mistakes=[
             Mistake(lambda n, s, w: rows_times(-(-w // s) + 1, n, s),
                     "Nothing lies before the first token: the first rows of blocks have fewer "
