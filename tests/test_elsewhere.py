@@ -197,6 +197,24 @@ def test_a_traced_model_with_lengths(name):
     torch.testing.assert_close(traced(q, k, v, lens), model(q, k, v, lens))
 
 
+@every_score
+@with_and_without
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_it_is_the_same(name, need_weights, mode):
+    attention = attention_of(name)
+    inputs, lens = tokens(2, 260, 270), torch.tensor([100, 0])
+    masks = None, Mask.window(5) | Mask.where(lambda i, j: j < 2)
+    expected = [attention(*inputs, lens, mask=mask).output for mask in masks]
+    with mode():
+        fresh = [x.clone() for x in inputs]
+        found = [
+            attention(*fresh, lens.clone(), mask=mask, need_weights=need_weights).output
+            for mask in masks
+        ]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 # --- devices ---
 
 

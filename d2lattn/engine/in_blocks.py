@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from d2lattn.blocks import Block, blocks_of_rows
 from d2lattn.checks import wants_gradients
 from d2lattn.engine.plain import FEW_PASSES, average, isolated
-from d2lattn.engine.probe import ChangedError, Seen, Witness
+from d2lattn.engine.probe import ChangedError, Seen, Witness, version_of
 from d2lattn.restrictions import Restriction
 from d2lattn.score import Pairs, without_autocast
 
@@ -38,7 +38,7 @@ def in_blocks(
     """Output and logsumexp, the same as of all scores at once."""
     shape = (*q.shape[:-1], k.shape[-2])
     tensors = (q, k, values, *pairs.tensors, *(mask.tensors() if mask is not None else ()))
-    noted = [(tensor, tensor._version) for tensor in tensors]
+    noted = [(tensor, version_of(tensor)) for tensor in tensors]
     keep: Callable[..., Any] | None = None
     if wants_gradients(*tensors) or (pairs.unknown and torch.is_grad_enabled()):
         keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout is not None)
@@ -134,7 +134,7 @@ class _Run:
 
     def __call__(self, q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Output and logsumexp of the block; every time of the same tensors."""
-        if any(tensor._version != version for tensor, version in self.noted):
+        if any(version_of(tensor) != version for tensor, version in self.noted):
             raise ChangedError
         block = self.block
         q, k = block.tokens(q, block.rows), block.tokens(k, block.columns)

@@ -59,16 +59,21 @@ class Witness(TorchFunctionMode):
 
     def _note(self, tensor: Tensor) -> None:
         number = len(self.seen)
-        self.seen.append((tensor, tensor._version))
+        self.seen.append((tensor, version_of(tensor)))
         if self._expected is not None:
             known = self._expected[number] if number < len(self._expected) else None
-            if known is None or known[0] is not tensor or known[1] != tensor._version:
+            if known is None or known[0] is not tensor or known[1] != version_of(tensor):
                 raise ChangedError
 
     @property
     def changed(self) -> bool:
         """Whether one of them has another version now."""
-        return any(tensor._version != version for tensor, version in self.seen)
+        return any(version_of(tensor) != version for tensor, version in self.seen)
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; in inference mode nobody counts."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
