@@ -12,7 +12,7 @@ __all__ = ["Moments", "Powers", "average", "local_weights", "powers_of"]
 
 Powers = tuple[int, ...]  # one exponent for each feature
 
-_DETERMINED = 1e-12  # the least variance of a local line's places, in squared units
+_DETERMINED = 1e-8  # the least variance of the places of a line, in squared units
 _ENOUGH = 1e-4  # of the weight that is near must be left, so that the sums keep ten digits
 
 

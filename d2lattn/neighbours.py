@@ -131,8 +131,11 @@ def moments_nearby(
         terms = found.T.to(keys).unflatten(-1, (len(lower), channels)).unbind(1)
         for power in powers:
             sums[power][some] = _moved(dict(zip(lower, terms, strict=True)), power, q)
+    # Good sums are above 1e-4 of what is near: so far above all that lies beyond the reach, and
+    # above what rounding leaves of a query's own kernel where that is taken out.
     beyond = float(values[:, 0].sum()) * math.exp(-0.5 * reach**2) / tolerance
-    return Moments(sums, keys.new_full((len(queries),), beyond * 1e4))
+    own = sums[min(sums, key=sum)][:, 0] * (2e3 if single else 10.0)
+    return Moments(sums, own.clamp(min=1e4 * beyond))
 
 
 def span_of_blocks(
@@ -140,10 +143,10 @@ def span_of_blocks(
 ) -> int:
     """How many boxes a block should be wide, so that most hold some dozens of queries.
 
-    At most 32 times the least: few queries in a block are slow, many visit pairs in vain.
+    At most 8 times the least: few queries in a block are slow, many visit pairs in vain.
     """
     span = least
-    while span < 32 * least:
+    while span < 8 * least:
         boxes = ((queries - queries.amin(dim=0)) / (width * span)).clamp(max=_MOST_BOXES).long()
         if len(_flat(boxes, (boxes.amax(dim=0) + 1).tolist()).unique()) <= 64 + len(queries) // 32:
             break

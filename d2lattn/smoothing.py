@@ -289,7 +289,7 @@ def _blocks(
             for some in alike.split(max(1, _PAIRS_OF_A_BLOCK // max(1, len(places)))):
                 near = first[some].unsqueeze(-1) + places
                 yield left[some], near.clamp(max=n - 1), near < last[some].unsqueeze(-1)
-    elif smoother.kernel != "gaussian" and len(left) * n > _PAIRS_AT_ONCE:
+    elif smoother.kernel != "gaussian" and features < 4 and len(left) * n > _PAIRS_AT_ONCE:
         h = smoother.bandwidth.detach()
         span = span_of_blocks(queries[left], h, 1)
         for some, near in near_pairs(queries[left], smoother.keys, h, 1, span):

@@ -709,6 +709,30 @@ def test_local_planes_are_those_of_statsmodels(bandwidth):
     close(LocalLinear(bandwidth).fit(x, y).predict(grid), torch.as_tensor(expected), 1e-8)
 
 
+def data_set(name: str) -> tuple[Tensor, Tensor]:
+    """Real measurements that ship with statsmodels."""
+    import statsmodels.api as sm
+
+    frame = getattr(sm.datasets, name).load_pandas().data
+    columns = {
+        "engel": ["income", "foodexp"], "nile": ["year", "volume"],
+        "ccard": ["AGE", "INCOME", "AVGEXP"], "macrodata": ["unemp", "infl"],
+        "longley": ["GNP", "UNEMP", "TOTEMP"],
+    }[name]  # fmt: skip
+    numbers = torch.tensor(frame[columns].to_numpy(np.float64))
+    return numbers[:, :-1], numbers[:, -1]
+
+
+@pytest.mark.parametrize("name", ["engel", "nile", "ccard", "macrodata", "longley"])
+def test_local_lines_through_real_measurements_are_those_of_statsmodels(name):
+    x, y = data_set(name)
+    h = (x.std(dim=0) * len(x) ** -0.2).tolist()
+    at = torch.cat([x, (x[1:] + x[:-1]) / 2])
+    expected, _ = peer_line(x, y, h).fit(at.numpy())
+    found = LocalLinear(h).fit(x, y).predict(at)
+    close(found, torch.as_tensor(expected), 1e-8)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("features", [1, 2, 3])
 def test_a_local_line_is_a_weighted_least_squares_fit(kernel, features, either_way):

@@ -1,0 +1,61 @@
+"""One function on every way: sums of kernels, and the plain formula where they lose digits."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import d2lattn.smoothing
+from d2lattn.smoothing import Smoother, smooth
+from tests.helpers import close, normal
+
+KERNELS = ["gaussian", "boxcar", "triangular", "epanechnikov"]
+
+
+def places(kind: str, features: int) -> Tensor:
+    """150 points, evenly, in two tight crowds far apart, or with a few very far out."""
+    points = normal(150, features)
+    if kind == "crowds":
+        return points * 0.01 + 1e4 * (torch.arange(150) % 2).unsqueeze(-1)
+    return points / normal(150, features, seed=1) if kind == "outliers" else points
+
+
+@pytest.mark.parametrize("kind", ["even", "crowds", "outliers"])
+@pytest.mark.parametrize("features", [1, 2, 3, 5])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("degree", [0, 1])
+def test_sums_and_the_plain_formula_agree_wherever_points_lie(
+    kind, features, kernel, degree, monkeypatch
+):
+    keys = places(kind, features)
+    values = torch.stack([keys.sum(dim=-1).sin(), normal(150, seed=2)], dim=1)
+    queries = torch.cat([keys[:60] + 0.003, 3 * keys[:20]])
+    for h in (0.02, 0.6, 30.0):
+        bandwidth = torch.full((features,), h, dtype=torch.float64)
+        smoother = Smoother(kernel, degree, bandwidth, keys, values)
+        found = []
+        for pairs in (10**9, 0):
+            monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_AT_ONCE", pairs)
+            at, reached = smooth(smoother, queries)
+            others, _ = smooth(smoother, keys, leave_out=True)
+            found.append((at, others, reached))
+        # A line through few points multiplies rounding errors, hence not to the last digits.
+        for plain, fast in zip(*found, strict=True):
+            close(fast.double(), plain.double(), 1e-9 if degree == 0 else 1e-6)
+
+
+def test_ticks_add_up_to_all_of_the_work(monkeypatch):
+    monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_AT_ONCE", 0)
+    keys = places("crowds", 1)
+    smoother = Smoother("gaussian", 0, torch.ones(1).double(), keys, keys)
+    ticks: list[float] = []
+    smooth(smoother, torch.cat([keys, 1e6 + keys]), tick=ticks.append)
+    assert sum(ticks) == pytest.approx(1)
+
+
+def test_no_queries_give_no_predictions():
+    keys = normal(9, 2)
+    for kernel in KERNELS:
+        smoother = Smoother(kernel, 1, torch.ones(2).double(), keys, keys)
+        output, reached = smooth(smoother, keys[:0])
+        assert output.shape == (0, 2)
+        assert reached.shape == (0,)
