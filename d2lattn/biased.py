@@ -73,9 +73,9 @@ class OnTop(Score):
         scores = compare(q, k)
         return self.change(scores, Block.whole(tuple(scores.shape)))
 
-    def wide(self, queries: Tensor, keys: Tensor) -> Float[Tensor, "*batch queries keys"]:
+    def _wide(self, queries: Tensor, keys: Tensor) -> Float[Tensor, "*batch queries keys"]:
         if self.in_halves():
-            return super().wide(queries, keys)
+            return super()._wide(queries, keys)
         scores = at_least_float32(all_scores(self.score, queries, keys))
         with without_autocast(scores):
             return self.change(scores, Block.whole(tuple(scores.shape)))

@@ -89,9 +89,9 @@ class Score(nn.Module):
     ) -> Float[Tensor, "*batch queries keys"]:
         """All scores, shape ``(*batch, queries, keys)``."""
         check_tokens(queries=queries, keys=keys)
-        return self.wide(queries, keys).to(queries.dtype)
+        return self._wide(queries, keys).to(queries.dtype)
 
-    def wide(self, queries: Tensor, keys: Tensor) -> Float[Tensor, "*batch queries keys"]:
+    def _wide(self, queries: Tensor, keys: Tensor) -> Float[Tensor, "*batch queries keys"]:
         """All scores in at least float32."""
         q, k = (at_least_float32(tokens) for tokens in self.project(queries, keys))
         with without_autocast(q):
@@ -134,7 +134,7 @@ def knows(score: Score, shortcut: str, of: str = "compare") -> bool:
 def all_scores(score: ScoreFunction, queries: Tensor, keys: Tensor) -> Tensor:
     """All scores: by the halves, or by calling what has none or is listened to."""
     if isinstance(score, Score) and score.in_halves():
-        return score.wide(queries, keys)
+        return score._wide(queries, keys)
     return score(queries, keys)
 
 
