@@ -37,6 +37,7 @@ class NadarayaWatson(KernelEstimator):
 
     Examples
     --------
+    >>> import torch
     >>> x, y = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 1.0, 4.0])
     >>> model = NadarayaWatson(bandwidth=0.5).fit(x, y)
     >>> model.predict(torch.tensor([1.0, 100.0]))
@@ -77,10 +78,11 @@ class LocalLinear(KernelEstimator):
 
     Examples
     --------
+    >>> import torch
     >>> x = torch.tensor([0.0, 1.0, 2.0])
-    >>> model = LocalLinear(bandwidth=0.5).fit(x, 3 * x)
+    >>> model = LocalLinear(bandwidth=0.5).fit(x, 3 * x + 1)
     >>> model.predict(torch.tensor([0.0, 1.5]))
-    tensor([0.0000, 4.5000])
+    tensor([1.0000, 5.5000])
 
     References
     ----------
