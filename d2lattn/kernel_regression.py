@@ -80,7 +80,7 @@ class LocalLinear(KernelEstimator):
     --------
     >>> import torch
     >>> x = torch.tensor([0.0, 1.0, 2.0])
-    >>> model = LocalLinear(bandwidth=0.5).fit(x, 1 + 3 * x)
+    >>> model = LocalLinear(bandwidth=0.5).fit(x, 3 * x + 1)
     >>> model.predict(torch.tensor([0.0, 1.5]))
     tensor([1.0000, 5.5000])
 

@@ -116,16 +116,20 @@ def moments_nearby(
     for some, near in near_pairs(queries, keys, width, _REACH_IN_BOXES, span):
         middle = queries[some].mean(dim=0)
         q, k = ((x - middle) / bandwidth for x in (queries[some], keys.index_select(0, near)))
-        value = values.index_select(0, near)
+        q_square, k_square = (x.square().sum(dim=-1, keepdim=True) for x in (q, k))
+        # Boxes have corners: who is there is out of reach of the whole block.
+        kept = (k_square.squeeze(-1) <= (reach + q_square.amax().sqrt()) ** 2).nonzero().squeeze(-1)
+        k, k_square = k.index_select(0, kept), k_square.index_select(0, kept)
+        value = values.index_select(0, near.index_select(0, kept))
         table = value
         if len(lower) > 1:
             ways = [(k ** k.new_tensor(p)).prod(dim=-1, keepdim=True) for p in lower]
             table = torch.cat([way * value for way in ways], dim=-1)
-        left = torch.cat([q, torch.ones_like(q[:, :1]), -0.5 * q.square().sum(-1, True)], -1)
-        right = torch.cat([k, -0.5 * k.square().sum(-1, True), torch.ones_like(k[:, :1])], -1)
+        left = torch.cat([q, torch.ones_like(q_square), -0.5 * q_square], dim=-1)
+        right = torch.cat([k, -0.5 * k_square, torch.ones_like(k_square)], dim=-1)
         if single:
             left, right, table = left.float(), right.float(), table.float()
-        rows = max(1, _PAIRS_AT_ONCE // max(1, len(near)))
+        rows = max(1, _PAIRS_AT_ONCE // max(1, len(kept)))
         table = table.T.contiguous()  # few rows: four times as fast as few columns
         found = torch.cat([table @ (right @ part.T).exp_() for part in left.split(rows)], dim=1)
         terms = found.T.to(keys).unflatten(-1, (len(lower), channels)).unbind(1)
