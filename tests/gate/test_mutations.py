@@ -369,7 +369,7 @@ PACKAGE: dict[str, tuple[str, str, str, str]] = {
         "engine/plain.py", r"\.softmax\(dim=-1\)", ".softmax(dim=-2)", "03",
     ),
     "a length too long by one": (
-        "restrictions.py", r"\[1\] >= block\.cut\(self\.lens\)", "[1] > block.cut(self.lens)", "03",
+        "restrictions/regular.py", r"\(device\) >= block", "(device) > block", "03",
     ),
     "dropout forgotten": (
         "engine/plain.py",
@@ -378,7 +378,7 @@ PACKAGE: dict[str, tuple[str, str, str, str]] = {
         "04",
     ),
     "each key's weight on another's value": (
-        "engine/plain.py", r"used @ values", "used @ values.flip(-2)", "02",
+        "engine/plain.py", r"\(used, values\)", "(used, values.flip(-2))", "02",
     ),
 }  # fmt: skip
 
