@@ -237,6 +237,14 @@ def test_the_meta_device_gives_shapes_and_dtypes(name, shape, need_weights):
     assert all(x.grad is not None and x.grad.is_meta for x in inputs)
 
 
+def test_strided_inputs_are_copied_on_their_own_device():
+    x = torch.randn(1, 300, C).mT.contiguous().mT
+    expected = DotProductAttention()(x, x, x).output
+    with torch.device("meta"):
+        output = DotProductAttention()(x, x, x, need_weights=False).output
+    torch.testing.assert_close(output, expected)
+
+
 def test_nothing_is_made_on_the_device_that_is_the_default():
     inputs = tokens(2, 260, 270)
     lens = torch.tensor([100, 270])

@@ -192,11 +192,7 @@ def _widened(tokens: Tensor, width: int) -> Tensor:
     """With zeros up to a number of features, and features next to each other in memory."""
     if tokens.shape[-1] < width:
         return pad(tokens, (0, width - tokens.shape[-1]))
-    return (
-        tokens
-        if tokens.stride(-1) == 1
-        else torch.empty(tokens.shape, dtype=tokens.dtype).copy_(tokens)
-    )
+    return tokens if tokens.stride(-1) == 1 else tokens.new_empty(tokens.shape).copy_(tokens)
 
 
 def _stacked(
