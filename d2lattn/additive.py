@@ -19,12 +19,13 @@ from d2lattn.checks import (
     check_tokens,
     is_ordinary,
 )
+from d2lattn.derivatives import Gradients, gradients_again
 from d2lattn.score import Pairs, Score, apply_linear, is_linear
 
 __all__ = ["AdditiveAttention", "AdditiveScore", "additive_score"]
 
-# 2 MB in float32: with it, what is added up for some pairs stays in a core's cache.
-ELEMENTS_OF_THE_BUFFER = 2**19
+# 4 MB in float32: enough for calls not to count, and not so much that it would leave the cache.
+ELEMENTS_OF_THE_BUFFER = 2**20
 
 
 def additive_score(
@@ -203,16 +204,14 @@ class _Additive(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_scores: Tensor) -> Gradients:
         q, k, w_v = ctx.saved_tensors
         if torch.is_grad_enabled() or not is_ordinary(d_scores):
-            wanted = [x for x in (q, k, w_v) if x.requires_grad]
-            with torch.enable_grad():
-                scores = compare_by_broadcasting(q, k, w_v)
-            found = iter(
-                torch.autograd.grad(scores, wanted, d_scores, create_graph=torch.is_grad_enabled())
-            )
-            return tuple(next(found) if x.requires_grad else None for x in (q, k, w_v))
+
+            def again(*inputs: Tensor) -> list[Tensor]:
+                return [compare_by_broadcasting(*inputs)]
+
+            return gradients_again(again, (q, k, w_v), ctx.needs_input_grad, [d_scores])
         d_q, d_k, d_w = (x.new_zeros(x.shape) for x in (q, k, w_v))
         fractions = Fractions(q, k)
         d_scores = d_scores.reshape(-1, *d_scores.shape[-2:])
@@ -233,13 +232,16 @@ class Fractions:
         q, k = (x.detach().reshape(-1, *x.shape[-2:]) for x in (q, k))
         # Neither e^(2x) nor e^(-2x) may leave the range of normal numbers; their product may.
         limit = -math.log(torch.finfo(q.dtype).tiny)
-        self.by_exponentials = all(bool(2 * x.abs().amax() <= limit) for x in (q, k))
+        ends = torch.stack([end for x in (q, k) for end in x.aminmax()]).tolist()
+        self.by_exponentials = all(2 * abs(end) <= limit for end in ends)
         self.q, self.k = ((2 * x).exp_() if self.by_exponentials else x for x in (q, k))
+        self.one = q.new_ones(())
 
     def parts(self) -> Iterator[tuple[slice, slice, Float[Tensor, "batch rows columns hidden"]]]:
         """Slices of the batch and the queries, as many as the buffer has room for, and their r."""
         batch, num_queries, hidden = self.q.shape
-        per_row = self.k.shape[1] * hidden
+        num_keys = self.k.shape[1]
+        per_row = num_keys * hidden
         rows = max(1, min(ELEMENTS_OF_THE_BUFFER // per_row, num_queries))
         size = max(1, ELEMENTS_OF_THE_BUFFER // (rows * per_row)) if rows == num_queries else 1
         buffer = self.q.new_empty(min(size, batch) * rows * per_row)
@@ -247,10 +249,10 @@ class Fractions:
             for row in range(0, num_queries, rows):
                 part, some = slice(start, start + size), slice(row, row + rows)
                 q, k = self.q[part, some].unsqueeze(-2), self.k[part].unsqueeze(-3)
-                shape = torch.broadcast_shapes(q.shape, k.shape)
+                shape = (len(q), q.shape[1], num_keys, hidden)
                 r = buffer[: math.prod(shape)].view(shape)
                 if self.by_exponentials:
-                    torch.mul(q, k, out=r).add_(1.0).reciprocal_()
+                    torch.addcmul(self.one, q, k, out=r).reciprocal_()
                 else:
                     torch.add(q, k, out=r).tanh_().mul_(-0.5).add_(0.5)
                 yield part, some, r

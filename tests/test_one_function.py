@@ -24,6 +24,7 @@ from d2lattn import (
     Mask,
     Score,
     SoftCapped,
+    additive_score,
     stream_attention,
 )
 from tests.helpers import gradients, normal
@@ -305,6 +306,36 @@ def test_second_derivatives(name, size, mask):
         total = torch.stack([x.square().sum() for x in first]).sum()
         found.append(torch.autograd.grad(total, wanted))
     agree(found[0], found[1], 1e-7)
+
+
+@every_score
+@every_size
+@with_and_without
+@pytest.mark.parametrize("mask", ["nothing", "causal"])
+def test_one_tensor_as_queries_keys_and_values(name, size, need_weights, mask):
+    score, n = made(name), SIZES[size][1]
+    x = normal(2, n, C, requires_grad=True)
+    options = {"mask": Mask.causal()} if mask == "causal" else {}
+    allowed = torch.ones(n, n, dtype=torch.bool).tril() if options else None
+    found = []
+    for output in (
+        Attention(score)(x, x, x, **options, need_weights=need_weights).output,
+        formula(CASES[name].formula(score, x, x), x, allowed)[0],
+    ):
+        (once,) = torch.autograd.grad(output.square().sum(), x, retain_graph=True)
+        (first,) = torch.autograd.grad(output.square().sum(), x, create_graph=True)
+        found.append((once, first, *torch.autograd.grad(first.square().sum(), x)))
+    agree(found[0], found[1], 1e-7)
+
+
+def test_one_tensor_as_queries_and_keys_of_an_additive_score():
+    x, w = normal(5, C, requires_grad=True), normal(C, requires_grad=True)
+    found = []
+    for scores in (additive_score(x, x, w), ((x[:, None] + x).tanh() * w).sum(dim=-1)):
+        first = torch.autograd.grad(scores.sin().sum(), (x, w), create_graph=True)
+        total = torch.stack([y.square().sum() for y in first]).sum()
+        found.append((*first, *torch.autograd.grad(total, (x, w))))
+    agree(found[0], found[1])
 
 
 @every_score

@@ -91,7 +91,9 @@ def _if_easy(
         scores = score.compare(q, k)
         shape = tuple(scores.shape)
         hidden = mask.hidden(Block.whole(shape), q.device)
-        found = in_few_passes(scores, values, hidden, mask.sees_all(shape), dropout)
+        found = in_few_passes(
+            scores, values, hidden, mask.sees_all(shape), dropout, follow=scores.requires_grad
+        )
         if found is None:
             return None
         return Average(*found, log_sum_exp(scores, hidden) if need_log else None)

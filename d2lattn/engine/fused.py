@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
 from d2lattn.checks import is_finite, is_ordinary, product, wants_gradients
+from d2lattn.derivatives import Gradients, gradients_again
 from d2lattn.engine.in_blocks import Result, in_blocks
 from d2lattn.engine.plan import Kind, Piece, bias, groups, pieces
 from d2lattn.restrictions import Restriction
@@ -112,36 +113,26 @@ class _Fused(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(
-        ctx: Any, d_output: Tensor | None, d_logsumexp: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_output: Tensor | None, d_logsumexp: Tensor | None) -> Gradients:
         q, k, values, *leaves, output, logsumexp = ctx.saved_tensors
         mask = pytree.tree_unflatten(leaves, ctx.tree)
         nothing = (None,) * len(leaves)
         given = [x for x in (d_output, d_logsumexp) if x is not None]
+        found: Gradients
         if not torch.is_grad_enabled() and is_ordinary(*given):
-            found = _gradients(
+            found = exact = _gradients(
                 ctx.scale, mask, q, k, values, output, logsumexp, d_output, d_logsumexp
             )
-            if mask is None or is_finite(*found):
+            if mask is None or is_finite(*exact):
                 return None, None, *found, *nothing
+
         # By operations that can be differentiated again, and that know what is hidden.
-        inputs = [x for x in (q, k, values) if x.requires_grad]
-        with torch.enable_grad():
-            made = in_blocks(dot_products(ctx.scale), q, k, values, mask, None, need_log=True)
-        asked = [
-            (x, d) for x, d in zip(made, (d_output, d_logsumexp), strict=True) if d is not None
-        ]
-        grads = torch.autograd.grad(
-            [x for x, _ in asked], inputs, given,
-            create_graph=torch.is_grad_enabled(), allow_unused=True,
-        )  # fmt: skip
-        by_input = iter(grads)
-        return (
-            None, None,
-            *(next(by_input) if x.requires_grad else None for x in (q, k, values)),
-            *nothing,
-        )  # fmt: skip
+        def again(q: Tensor, k: Tensor, values: Tensor) -> Result:
+            return in_blocks(dot_products(ctx.scale), q, k, values, mask, None, need_log=True)
+
+        needed = ctx.needs_input_grad[2:5]
+        found = gradients_again(again, (q, k, values), needed, (d_output, d_logsumexp))
+        return None, None, *found, *nothing
 
 
 def _gradients(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from d2lattn.blocks import Block, blocks_of_rows
-from d2lattn.checks import wants_gradients
+from d2lattn.checks import is_ordinary, wants_gradients
+from d2lattn.derivatives import Gradients, gradients, gradients_again
 from d2lattn.engine.plain import FEW_PASSES, average, isolated
 from d2lattn.engine.probe import ChangedError, Seen, Witness, version_of
 from d2lattn.restrictions import Restriction
@@ -37,24 +38,104 @@ def in_blocks(
 ) -> Result:
     """Output and logsumexp, the same as of all scores at once."""
     shape = (*q.shape[:-1], k.shape[-2])
-    tensors = (q, k, values, *pairs.tensors, *(mask.tensors() if mask is not None else ()))
+    of_mask = list(mask.tensors()) if mask is not None else []
+    tensors = (q, k, values, *pairs.tensors, *of_mask)
     noted = [(tensor, version_of(tensor)) for tensor in tensors]
-    keep: Callable[..., Any] | None = None
-    if wants_gradients(*tensors) or (pairs.unknown and torch.is_grad_enabled()):
-        keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout is not None)
-    found = []
     blocks = list(_blocks(shape, pairs, mask))
     if dropout is None:
         blocks.reverse()  # causal ones shrink then, and fit into the memory of those before
-    for block in blocks:
-        run = _Run(pairs, mask, dropout, need_log, noted, *_visible(block, mask, q))
-        found.append(run.first(keep, q, k, values))
+    runs = [
+        _Run(pairs, mask, dropout, need_log, noted, *_visible(block, mask, q)) for block in blocks
+    ]
+    foreign = pairs.unknown or (mask is not None and mask.foreign)
+    if not (wants_gradients(*tensors) or (foreign and torch.is_grad_enabled())):
+        return _written(runs, q, k, values)
+    if foreign or dropout is not None:
+        return _kept(runs, q, k, values)
+    output, log = _Again.apply(runs, q, k, values, *pairs.tensors, *of_mask)
+    return output, log
+
+
+def _written(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
+    """Block after block into one tensor, and nothing else is held."""
+    output = values.new_empty(*q.shape[:-1], values.shape[-1])
+    log = values.new_empty(q.shape[:-1])
+    for run in runs:
+        at = (*run.block.batch, run.block.rows)
+        output[at], log[at] = run.first(None, q, k, values)
+    return output, log
+
+
+def _kept(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
+    """Block after block, each a checkpoint: autograd finds out what took part."""
+    by_batch, dropout = runs[0].pairs.by_batch, runs[0].dropout
+    keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout is not None)
+    found = [run.first(keep, q, k, values) for run in runs]
     outputs, logs = zip(*(found if dropout is not None else reversed(found)), strict=True)
-    if not pairs.by_batch:
+    if not by_batch:
         return torch.cat(outputs, dim=-2), torch.cat(logs, dim=-1)
     output = torch.cat([x.flatten(0, -2) for x in outputs])
     log = torch.cat([x.flatten() for x in logs])
-    return output.reshape(*shape[:-1], values.shape[-1]), log.reshape(shape[:-1])
+    return output.reshape(*q.shape[:-1], values.shape[-1]), log.reshape(q.shape[:-1])
+
+
+class _Again(torch.autograd.Function):
+    """Block after block, made again for the gradient; every tensor that takes part is known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor, *others: Tensor
+    ) -> Result:
+        # What is saved notices changes.
+        ctx.runs = [replace(run, noted=[], differentiated=True) for run in runs]
+        ctx.save_for_backward(q, k, values, *others)
+        ctx.set_materialize_grads(False)
+        return _written(ctx.runs, q, k, values)
+
+    @staticmethod
+    def backward(ctx: Any, *d_made: Tensor | None) -> Gradients:
+        tokens, others = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        needed = ctx.needs_input_grad[1:]
+        some = [x for x, is_needed in zip(others, needed[3:], strict=True) if is_needed]
+        if torch.is_grad_enabled() or not is_ordinary(*(d for d in d_made if d is not None)):
+            noted = [(x, version_of(x)) for x in (*tokens, *others)]
+            runs = [replace(run, noted=noted) for run in ctx.runs]
+            found = gradients_again(partial(_kept, runs), tokens, needed[:3], d_made, some)
+        else:
+            found = _summed(ctx.runs, tokens, needed[:3], some, d_made)
+        of_others = iter(found[3:])
+        return None, *found[:3], *(next(of_others) if x else None for x in needed[3:])
+
+
+def _summed(
+    runs: "list[_Run]",
+    tokens: tuple[Tensor, ...],
+    needed: tuple[bool, ...],
+    others: list[Tensor],
+    d_made: tuple[Tensor | None, ...],
+) -> Gradients:
+    """Each block's gradients, added to those of its own tokens."""
+    inputs = zip(tokens, needed, strict=True)
+    of_tokens = [torch.zeros_like(x) if is_needed else None for x, is_needed in inputs]
+    of_others = [torch.zeros_like(x) for x in others]
+    for run in runs:
+        block = run.block
+        axes = block.rows, block.columns, block.columns
+        some = [
+            block.tokens(x, axis).detach().requires_grad_(is_needed)
+            for x, axis, is_needed in zip(tokens, axes, needed, strict=True)
+        ]
+        with torch.enable_grad():
+            made = run.of(*some)
+        d_some = [None if d is None else d[(*block.batch, block.rows)] for d in d_made]
+        found = list(gradients(made, d_some, [*(x for x in some if x.requires_grad), *others]))
+        for total, axis in zip(of_tokens, axes, strict=True):
+            if total is not None and (grad := found.pop(0)) is not None:
+                total[(*block.batch, axis)] += grad
+        for total, grad in zip(of_others, found, strict=True):
+            if grad is not None:
+                total += grad
+    return *of_tokens, *of_others
 
 
 def _blocks(shape: tuple[int, ...], pairs: Pairs, mask: Restriction | None) -> Iterator[Block]:
@@ -116,6 +197,7 @@ class _Run:
     noted: Seen
     block: Block
     full: bool
+    differentiated: bool = False  # though autograd does not follow the first pass
     way: str | None = None  # that the first pass took, and
     seen: Seen | None = None  # the tensors from elsewhere that it used
 
@@ -138,7 +220,11 @@ class _Run:
             raise ChangedError
         block = self.block
         q, k = block.tokens(q, block.rows), block.tokens(k, block.columns)
-        values = block.tokens(values, block.columns)
+        return self.of(q, k, block.tokens(values, block.columns))
+
+    def of(self, q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of the block's own tokens."""
+        block = self.block
         if k.shape[-2] == 0:
             return self._nothing(q, k, values)
         foreign = self.pairs.unknown or (self.mask is not None and self.mask.foreign)
@@ -158,6 +244,7 @@ class _Run:
                 scores.to(values.dtype), values, hidden,
                 dropout=None if self.dropout is None else self._drop,
                 again=again, need_log=self.need_log, way=self.way,
+                differentiated=self.differentiated,
             )  # fmt: skip
         if self.way is None:
             self.way = found.way
