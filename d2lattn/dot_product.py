@@ -187,12 +187,16 @@ def bilinear_score(
 class BilinearScore(Score):
     r"""A dot product for queries and keys of different widths, with a learned matrix.
 
-    .. math:: a(q, k) = k^\top W q
+    .. math:: a(q, k) = s\, k^\top W q
 
     Parameters
     ----------
     key_size, query_size
         Numbers of features of a key and of a query.
+    scale
+        The factor s. With 1 the scores of a fresh W grow with the width :math:`d_k` of a key;
+        with :math:`1/\sqrt{d_k}` their variance is about 1/3 at every width, when the features
+        have mean 0 and variance 1.
 
     Attributes
     ----------
@@ -202,7 +206,7 @@ class BilinearScore(Score):
     Raises
     ------
     TypeError, ValueError
-        If a size is not a positive integer.
+        If a size is not a positive integer, or the scale not a finite number.
 
     Examples
     --------
@@ -217,11 +221,16 @@ class BilinearScore(Score):
     Translation" (2015), the score called "general".
     """
 
-    def __init__(self, key_size: int, query_size: int) -> None:
+    def __init__(self, key_size: int, query_size: int, scale: float = 1.0) -> None:
         super().__init__()
         check_size("key_size", key_size)
         check_size("query_size", query_size)
+        check_number("scale", scale)
+        self.scale = scale
         self.W = nn.Linear(query_size, key_size, bias=False)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"
 
     def project(
         self,
@@ -231,8 +240,8 @@ class BilinearScore(Score):
         Float[Tensor, "*batch queries key_size"],
         Float[Tensor, "*batch keys key_size"],
     ]:
-        """W q; the key as it is."""
-        q = apply_linear("queries", queries, self.W)
+        """s W q; the key as it is."""
+        q = apply_linear("queries", queries, self.W) * self.scale
         if keys.shape[-1] != self.W.out_features:
             raise ValueError(
                 f"keys must have the {self.W.out_features} features "

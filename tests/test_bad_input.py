@@ -389,6 +389,10 @@ SCORING: Table = {
         lambda: AdditiveAttention(4, 4.0, 8),  # type: ignore[arg-type]
         TypeError, r"query_size must be an integer; got 4\.0",
     ),
+    "a scale that is no number": (
+        lambda: BilinearScore(4, 4, scale=None),  # type: ignore[arg-type]
+        TypeError, r"scale must be a number; got None",
+    ),
     "a truth as size": (
         lambda: BilinearScore(True, 4),
         TypeError, r"key_size must be an integer; got True",

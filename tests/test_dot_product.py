@@ -145,11 +145,26 @@ def test_a_bilinear_score_with_the_identity_is_the_plain_dot_product():
     close(bilinear_score(queries, keys, identity), dot_product_score(queries, keys, scale=1.0))
 
 
+def test_a_scale_multiplies_every_bilinear_score_and_keeps_a_fresh_one_at_one_size():
+    queries, keys, values = queries_keys_values(2)
+    plain, scaled = BilinearScore(4, 4).double(), BilinearScore(4, 4, scale=-0.5).double()
+    scaled.load_state_dict(plain.state_dict())  # a factor, no parameter
+    close(scaled(queries, keys), -0.5 * plain(queries, keys))
+    expected = torch.softmax(-0.5 * plain(queries, keys), dim=-1) @ values
+    close(Attention(scaled)(queries, keys, values, need_weights=False).output, expected)
+
+    torch.manual_seed(0)
+    for width in (64, 1024):
+        fresh = BilinearScore(width, width, scale=width**-0.5)
+        scores = fresh(torch.randn(1000, width), torch.randn(100, width)).detach()
+        assert abs(scores.var().item() - 1 / 3) < 0.03  # W is uniform, of variance 1 / (3 d)
+
+
 def test_project_then_compare_is_the_call():
     queries, keys = normal(2, 3), normal(4, 5, seed=1)
-    score = BilinearScore(key_size=5, query_size=3).double()
+    score = BilinearScore(key_size=5, query_size=3, scale=0.3).double()
     q, k = score.project(queries, keys)
-    close(q, queries @ score.W.weight.mT)
+    close(q, 0.3 * queries @ score.W.weight.mT)
     assert torch.equal(k, keys)
     close(score.compare(q, k), score(queries, keys))
 
