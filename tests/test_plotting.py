@@ -394,6 +394,18 @@ def test_queries_keys_and_values_have_three_colours_that_the_colour_blind_can_te
     assert {QUERY, KEY, VALUE} <= okabe_ito
 
 
+def test_a_curve_has_the_colour_of_no_query_key_or_value():
+    curves = {f"curve {i}": X + i for i in range(9)}
+    for figure in (
+        show_curves(X, curves, xlabel="x", ylabel="y"),
+        show_regression(X, X, grid=X, curves=curves),
+        show_regression(X, X, grid=X, curves=curves, panels=True),
+    ):
+        drawn = {line.get_color() for ax in figure.axes for line in ax.lines
+                 if line.get_label() != "measurements"}  # fmt: skip
+        assert not drawn & {QUERY, KEY, VALUE}
+
+
 def every_figure() -> list[Figure]:
     grid = torch.linspace(0, 5, 30)
     return [

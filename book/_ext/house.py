@@ -57,7 +57,7 @@ def mended(body: str) -> str:
     content"; Chinese words say that they are Chinese, for the choice of font and voice; an
     empty corner of a table is no heading, and a formula alone is one that has a name; the works
     of a bibliography are items of a list, and the arguments of a long signature are not a list of
-    definitions.
+    definitions. Glued numbers are written as in print.
     """
     body = body.replace(' aria-label="Toggle hidden content"', "")
     body = CHINESE.sub(lambda part: part[1] or f'<span lang="zh-Hans">{part[2]}</span>', body)
@@ -65,6 +65,7 @@ def mended(body: str) -> str:
     body = re.sub(r'<th class="([^"]*)">(?:\s*<p>\s*</p>)?\s*</th>', r'<td class="\1"></td>', body)
     body = re.sub(r"<th\b.*?</th>", named, body, flags=re.DOTALL)
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    body = GLUED.sub(lambda part: part[1] + in_print(part[2]), body)
     return SIGNATURE.sub(lambda lines: re.sub(r"</?d[ld]>", as_span, lines[0]), body)
 
 
@@ -81,6 +82,15 @@ def named(heading: re.Match[str]) -> str:
     )
 
 
+def in_print(number: str) -> str:
+    """A number that code has written, with a true minus sign and powers of ten."""
+    number = re.sub(
+        r"e([-+])0*(\d+)", lambda power: f" · 10<sup>{power[1].strip('+')}{power[2]}</sup>", number
+    )
+    return re.sub(r"-(?=\d)", "\N{MINUS SIGN}", number)
+
+
+GLUED = re.compile(r'(<span class="pasted-text">)([-+.\de]+)(?=</span>)')
 # A tag or what is known to be Chinese; other Chinese words
 CHINESE = re.compile(r'(<span class="zh">.*?</span>|<[^>]*>)|([\u4e00-\u9fff]+)', re.DOTALL)
 SIGNATURE = re.compile(r"<dl>\s*<dd>.*?</dl>", re.DOTALL)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from d2lattn.plotting.checks import check_same_shape
-from d2lattn.plotting.style import INK, QUERY, array, house_figure
+from d2lattn.plotting.style import INK, LINES, array, house_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def show_choices(
         ax = figure.subplots()
         ax.plot([low, high], [low, high], color=INK, ls=":", lw=1.2, label="as good as possible")
         ax.plot(
-            array(best), array(chosen), ls="", marker="o", ms=5, mew=0, color=QUERY, alpha=0.6,
+            array(best), array(chosen), ls="", marker="o", ms=5, mew=0, color=LINES[1], alpha=0.6,
             label="one set of data",
         )  # fmt: skip
         ax.set(

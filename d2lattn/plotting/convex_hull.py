@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from d2lattn.plotting.checks import check_vectors
-from d2lattn.plotting.style import KEY, LINES, VALUE, WIDTH, array, house_figure
+from d2lattn.plotting.style import LINES, QUERY, VALUE, WIDTH, array, house_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def show_convex_hull(
         raise ValueError(f"names must have one for each of {len(values)}; got {len(names)}")
 
     corners = _convex_hull(values)
-    colors = [color for color in LINES if color not in (KEY, VALUE)]
+    colors = (QUERY, *LINES)
     with house_figure(min(size[0], WIDTH), size[1]) as figure:
         ax = figure.subplots()
         ax.fill(*array(corners).T, facecolor=(VALUE, 0.1), edgecolor=VALUE, lw=1.0, ls="--")

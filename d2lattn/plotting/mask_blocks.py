@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from d2lattn.plotting.style import INK, LINES, house_figure, name_outer_axes, two_in_a_row
+from d2lattn.plotting.style import INK, house_figure, name_outer_axes, two_in_a_row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.path import Path
 
-FULL, MIXED = LINES[4], LINES[5]  # sky blue and orange
+FULL, MIXED = "#56B4E9", "#E69F00"  # Okabe and Ito's sky blue and orange
 _FAINT = 0.3
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from d2lattn.plotting.checks import check_same_shape
 from d2lattn.plotting.style import (
     INK,
+    LINES,
     QUERY,
     VALUE,
     WIDTH,
@@ -59,7 +60,8 @@ def show_regression(
     queries, predictions
         Single predictions, drawn as triangles.
     weights
-        An attention weight for each measurement: the larger, the redder and bigger its point.
+        An attention weight for each measurement. Its point is as red as in a heat map, and as
+        big as its share of the largest weight says.
     bands
         For curves by name, how far a band reaches above and below, such as two standard errors.
     panels
@@ -124,7 +126,7 @@ def show_regression(
             if grid is not None and truth is not None:
                 ax.plot(array(grid), array(truth), color=INK, ls=":", lw=1.2, label="truth")
             for j, (name, curve) in enumerate(group.items()):
-                style = {"color": QUERY} if panels else line_style(j)
+                style = {"color": LINES[0]} if panels else line_style(j)
                 ax.plot(array(grid), array(curve), label=None if panels else name, **style)
                 if bands is not None and name in bands:
                     low, high = array(curve - bands[name]), array(curve + bands[name])
@@ -151,7 +153,7 @@ def _draw_measurements(ax: Axes, x: Tensor, y: Tensor, weights: Tensor | None) -
         return
     share = weights / weights.max().clamp_min(torch.finfo(weights.dtype).tiny)
     ax.scatter(
-        array(x), array(y), s=array(15 + 85 * share), c=array(share), cmap=reds(),
+        array(x), array(y), s=array(15 + 85 * share), c=array(weights), cmap=reds(),
         vmin=0.0, vmax=1.0, edgecolors=INK, linewidths=0.5,
         label="measurements, by weight", zorder=3,
     )  # fmt: skip

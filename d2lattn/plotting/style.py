@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, and Tol's wine: told apart by the colour-blind, legible on white and,
-# as book/_ext/house.py recolours them, on a dark page.
+# Okabe and Ito's colours, told apart by the colour-blind.
 QUERY, KEY, VALUE = "#0072B2", "#D55E00", "#009E73"
-LINES = (QUERY, KEY, VALUE, "#882255", "#56B4E9", "#E69F00")
 INK = "#333333"
+# A curve is no query, key or value, and no weight: it has none of their colours, nor red. Ink,
+# violet, olive, wine, grey and brown differ in brightness and in their dashes, and are legible on
+# white and, as book/_ext/house.py recolours them, on a dark page.
+LINES = (INK, "#6A3D9A", "#7A6A00", "#882255", "#6B6B6B", "#6B4A2B")
 WIDTH = 5.4  # inches: as wide as a figure gets, so that a phone still shows its letters
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 

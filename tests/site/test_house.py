@@ -15,7 +15,7 @@ from docutils.utils import new_document
 from matplotlib.colors import to_hex
 
 from d2lattn import plotting
-from d2lattn.plotting.style import LINES
+from d2lattn.plotting.style import KEY, LINES, QUERY, VALUE
 
 
 @pytest.mark.parametrize("environment", [{}, {"BOOK_REPOSITORY_URL": " "}])
@@ -62,6 +62,16 @@ def test_a_formula_that_heads_a_column_has_a_name() -> None:
     assert '<math aria-label="k sub 1"><msub>' in house.mended(heading)
     with_words = heading.replace("<p>", "<p>key ")
     assert house.mended(with_words) == with_words
+
+
+@pytest.mark.parametrize(
+    ("glued", "printed"),
+    [("-0.39", "−0.39"), ("2.0e-06", "2.0 · 10<sup>−6</sup>"), ("3e+12", "3 · 10<sup>12</sup>"),
+     ("0.04", "0.04"), ("x-1", "x-1"), ("12", "12")],
+)  # fmt: skip
+def test_a_glued_number_is_written_as_in_print(glued: str, printed: str) -> None:
+    pasted = '<p>It is <span class="pasted-text">{}</span>, -1.</p>'
+    assert house.mended(pasted.format(glued)) == pasted.format(printed)
 
 
 def test_the_arguments_of_a_signature_are_no_definitions() -> None:
@@ -142,14 +152,14 @@ def _luminance(colour: list[float]) -> float:  # WCAG 2.2
     return sum(map(operator.mul, (0.2126, 0.7152, 0.0722), linear))
 
 
-@pytest.mark.parametrize("colour", ["#333333", *LINES])
+@pytest.mark.parametrize("colour", [*LINES, QUERY, KEY, VALUE])
 def test_figures_can_be_read_on_a_dark_page(colour: str) -> None:
     page, ink = _luminance(_on_a_dark_page("#ffffff")), _luminance(_on_a_dark_page(colour))
     assert page < 0.01
     assert (ink + 0.05) / (page + 0.05) >= 4.5
     light = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     dark = _on_a_dark_page(colour)
-    if colour in LINES[:3]:  # the same channel leads: orange does not turn blue
+    if colour in (QUERY, KEY, VALUE):  # the same channel leads: orange does not turn blue
         assert dark.index(max(dark)) == light.index(max(light))
 
 
