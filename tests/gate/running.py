@@ -26,6 +26,7 @@ from traitlets import default
 from tests.gate.pages import Cell, code_cells
 
 CELL_TIMEOUT = 120  # seconds, where nobody says otherwise
+STRICT = Path(__file__).with_name("strict.py")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -86,6 +87,9 @@ def _run_chapter(
         store_widget_state=False,
         resources={"metadata": {"path": str(folder)}},
         on_cell_executed=executed,
+        extra_arguments=[
+            f"--IPKernelApp.exec_lines=__import__('runpy').run_path({str(STRICT)!r})['begin']()"
+        ],
     )
     end = ""
     try:

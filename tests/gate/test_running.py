@@ -125,3 +125,17 @@ def test_an_error_that_a_cell_announces_is_its_output(tmp_path: Path) -> None:
 def test_no_tag_keeps_a_cell_from_running(tmp_path: Path) -> None:
     run = run_chapter(notebook_of("print(1)", tags=["skip-execution"]), tmp_path)
     assert shown(run) == [["1\n"]]
+
+
+def test_agreement_without_a_tolerance_is_agreement_to_rounding() -> None:
+    run = run_chapter(
+        notebook_of(
+            "import torch\n\none = torch.rand(5, dtype=torch.float64)",
+            "torch.allclose(one, one.clone()), torch.allclose(one, one + 1e-7)",
+            "[torch.allclose(one, one + 1e-7, atol=near) for near in (1e-6, 1e-9)]",
+            "all(map(torch.allclose, [torch.ones(5)], [torch.ones(5) + 2e-6]))",
+        ),
+        Path(),
+    )
+    assert not run.failures
+    assert shown(run)[1:] == [["(True, False)"], ["[True, False]"], ["True"]]
