@@ -1,4 +1,4 @@
-/* Laboratory of chapter 5: four scores of one query in the plane, and what length does to them. */
+/* Laboratory of chapter 5: four scores of one query in the plane, and what width does to them. */
 (function (labs) {
   "use strict";
 
@@ -34,9 +34,9 @@
   var LARGEST = 190, TITLE = 22, ROW = 46; // of a plane, what stands above it and below
 
   function build(data, body) {
-    var limit = data.extent, lengths = data.lengths;
+    var limit = data.extent, widths = data.widths;
     var start = data.query.slice(0, 2);
-    var query = start.slice(), length = 0;
+    var query = start.slice(), chosen = 0;
     var rows = {};
 
     var pictures = KINDS.map(function (kind) {
@@ -76,11 +76,11 @@
       }, function (number) { query[i] = number; draw(); });
     });
     var dimension = labs.slider("features d", {
-      min: 0, max: lengths.length - 1, step: 1, value: 0,
-      text: function (number) { return String(lengths[number]); }
-    }, function (number) { length = number; draw(); });
+      min: 0, max: widths.length - 1, step: 1, value: 0,
+      text: function (number) { return String(widths[number]); }
+    }, function (number) { chosen = number; draw(); });
     var reset = labs.button("Start again", function () {
-      length = 0;
+      chosen = 0;
       dimension.set(0);
       move(start[0], start[1]);
     });
@@ -136,7 +136,7 @@
     }
 
     function draw() {
-      var d = lengths[length];
+      var d = widths[chosen];
       function long(vector, place) { return place.concat(vector.slice(2, d)); }
       var whole = long(data.query, query);
       var keys = data.keys.map(function (key) { return key.slice(0, d); });

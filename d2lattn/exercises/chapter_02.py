@@ -56,10 +56,10 @@ def check_02_shapes(answer: Any) -> Verdict:
             Mistake([scores, turned, output], "A softmax changes numbers, not shapes: scores and "
                     "weights have the same."),
             Mistake([scores, scores, [8, 4, 10, 64]], "What comes out is an average of *values*, "
-                    "so it is as long as a value. See “A library”."),
+                    "so it is as wide as a value. See “A library”."),
             Mistake([scores, scores, [8, 4, 20, 32]], "Every *query* gets one output, not every "
                     "key."),
-            Mistake([scores, [8, 4, 10, 32], output], "The weights do not know how long a value "
+            Mistake([scores, [8, 4, 10, 32], output], "The weights do not know how wide a value "
                     "is. There is one for each query and key."),
             Mistake([[8, 4, 10, 64], scores, output], "A score is one number for each pair of "
                     "query and key: the features are summed away."),
@@ -207,8 +207,8 @@ def check_02_fair(answer: Any) -> Verdict:
         return (sharpness * cosine(queries, keys)).softmax(-1) @ values
 
     def divided(queries: Tensor, keys: Tensor, of_both: float = 0, of_each: float = 0) -> Tensor:
-        lengths = (queries.norm(dim=-1)[:, None] + of_each) * (keys.norm(dim=-1) + of_each)
-        return queries @ keys.mT / (lengths + of_both)
+        norms = (queries.norm(dim=-1)[:, None] + of_each) * (keys.norm(dim=-1) + of_each)
+        return queries @ keys.mT / (norms + of_both)
 
     nothing = "A vector of zeros has the norm 0, and 0/0 is `nan`. Its cosine is 0 by decree."
     random = fresh()
@@ -233,13 +233,13 @@ def check_02_fair(answer: Any) -> Verdict:
             (normal(3, 2), normal(3, 2), normal(3, 1), 4.0),
         ],
         mistakes=[
-            Mistake(lambda q, k, v, s: (s * q @ k.mT).softmax(-1) @ v, "Long vectors still "
+            Mistake(lambda q, k, v, s: (s * q @ k.mT).softmax(-1) @ v, "Large vectors still "
                     "outscore those that fit: these are dot products. Divide by both norms."),
             Mistake(lambda q, k, v, s: (s * normalize(q, dim=-1) @ k.mT).softmax(-1) @ v,
                     "Only the queries have norm 1, so a large key still outscores one that equals "
                     "the query."),
             Mistake(lambda q, k, v, s: (s * q @ normalize(k, dim=-1).mT).softmax(-1) @ v,
-                    "The keys are fair now, but a long query makes all its scores larger, and its "
+                    "The keys are fair now, but a large query makes all its scores larger, and its "
                     "weights sharper. A cosine is between −1 and 1."),
             Mistake(lambda q, k, v, s: (s * divided(q, k)).softmax(-1) @ v, nothing),
             *(

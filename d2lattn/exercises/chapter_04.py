@@ -120,18 +120,18 @@ def check_04_score(answer: Any) -> Verdict:
                     "divided by a square root here: that belongs to the dot product."),
             Mistake(with_sums(lambda sums, w: (sums.tanh() @ w).mT), "Queries and keys are "
                     "exchanged: rows are queries, columns are keys. Which of them gets the axis "
-                    "of length one in front?"),
+                    "of size 1 in front?"),
             Mistake(with_sums(lambda sums, w: sums.tanh() * w), "The hidden features are weighed "
                     "but not yet added up."),
-            Mistake(with_sums(lambda sums, w: (sums.tanh() @ w)[..., None]), "An axis of length "
-                    "one is left at the end: there is one number for each query and key."),
+            Mistake(with_sums(lambda sums, w: (sums.tanh() @ w)[..., None]), "An axis of "
+                    "size 1 is left at the end: there is one number for each query and key."),
             Mistake(with_sums(lambda sums, w: w @ sums.tanh()), "w_v met the keys: a vector in "
                     "front sums over the last axis but one. Behind, it sums over the last."),
             Mistake(apart, "You squashed queries and keys apart. Then the query is the same for "
                     "all keys again: the bend has to come *after* the sum."),
             Mistake(by_product, "You multiplied the two. This attention is called additive."),
             Mistake(one_to_one, "Query 1 met key 1 only, query 2 key 2 only. Every query meets "
-                    "every key: each needs an axis of length one where the other has its own."),
+                    "every key: each needs an axis of size 1 where the other has its own."),
             Mistake(lambda q, k, a, b, w: reference(q, k, a.mT, b.mT, w), "The matrices "
                     "are transposed. They have a row for each hidden feature, and tokens are "
                     "rows, too: multiply by the transpose."),

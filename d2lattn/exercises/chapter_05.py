@@ -34,14 +34,14 @@ def check_05_by_hand(answer: Any) -> Verdict:
                     "the higher score gets the larger weight."),
             Mistake([math.sqrt(2), *right[1:]], "The first number is the score. The *weight* is "
                     "what the softmax makes of both scores."),
-            Mistake([*right[:2], 100 * right[1]], "A longer query multiplies the scores, not the "
+            Mistake([*right[:2], 100 * right[1]], "A larger query multiplies the scores, not the "
                     "output. An average of 10 and 20 cannot leave the space between them."),
             Mistake([*right[:2], right[1]], "The query's norm does not cancel: both scores are "
                     "multiplied by a hundred, and so is their difference."),
-            Mistake([*right[:2], 15.0], "Are the scores of the long query more equal, or less? "
+            Mistake([*right[:2], 15.0], "Are the scores of the large query more equal, or less? "
                     "See “What does a dot product reward?”"),
         ],
-        right="A longer query asks the same question more loudly: the order of the weights stays, "
+        right="A larger query asks the same question more loudly: the order of the weights stays, "
         "and the winner takes more.",
     )  # fmt: skip
 
@@ -76,10 +76,10 @@ def check_05_distance(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda q, k, h: product(q, k),
-                    "This is the dot product alone: long keys win whatever the distance. See "
+                    "This is the dot product alone: large keys win whatever the distance. See "
                     "“What does the softmax see of a distance?”"),
             Mistake(lambda q, k, h: product(q, k) / h**2,
-                    "This is the dot product alone: long keys win whatever the distance. See "
+                    "This is the dot product alone: large keys win whatever the distance. See "
                     "“What does the softmax see of a distance?”"),
             Mistake(gaussian_score,
                     "The weights are right, but the query's own squared norm is still inside. It "
@@ -88,7 +88,7 @@ def check_05_distance(answer: Any) -> Verdict:
                     "The key's term is twice too large. Multiply −½‖q − k‖² out: where does the ½ "
                     "end?"),
             Mistake(lambda q, k, h: (product(q, k) + half_square(k)) / h**2,
-                    "The key's term has the wrong sign: it takes from long keys what the product "
+                    "The key's term has the wrong sign: it takes from large keys what the product "
                     "gives them."),
             Mistake(lambda q, k, h: (product(q, k) - k.norm(dim=-1) / 2) / h**2,
                     "You subtracted half the norm of the key; it takes the *squared* norm."),

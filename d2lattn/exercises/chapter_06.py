@@ -36,7 +36,7 @@ def check_06_by_hand(answer: Any) -> Verdict:
                     "the norms as well."),
             Mistake([product, near], "The right numbers in the wrong order: Gaussian first."),
         ],
-        right="The first key wins by distance, the second by product, since it is longer: one "
+        right="The first key wins by distance, the second by product, with its larger norm: one "
         "query, the same keys, two meanings of “fits”.",
     )  # fmt: skip
 
@@ -115,7 +115,7 @@ def check_06_bill(answer: Any) -> Verdict:
                     "Hyperbolic tangents: there are queries times keys pairs."),
         ],
         right="Only the last term of the multiplications and the tangents grow with queries times "
-        "keys, and neither depends on how long the vectors were.",
+        "keys, and neither depends on how wide the vectors were.",
     )  # fmt: skip
 
 

@@ -126,7 +126,7 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_02_by_hand, [[1, 6], [5, 6]], "wrong way round"),
     (check_02_by_hand, [[4.394, 0], [15.48, 11.09]], "scores as weights"),
     (check_02_shapes, [[8, 4, 20, 10], [8, 4, 20, 10], [8, 4, 10, 32]], "turned"),
-    (check_02_shapes, [[8, 4, 10, 20], [8, 4, 10, 20], [8, 4, 10, 64]], "as long as a value"),
+    (check_02_shapes, [[8, 4, 10, 20], [8, 4, 10, 20], [8, 4, 10, 64]], "as wide as a value"),
     (check_02_shapes, [[8, 4, 10, 20], [8, 4, 10, 20], [8, 4, 20, 32]], "Every *query*"),
     (check_02_shapes, [[8, 4, 10, 64], [8, 4, 10, 20], [8, 4, 10, 32]], "one number for each pair"),
     (check_02_shapes, [[8, 10, 20], [8, 10, 20], [8, 10, 32]], "Not as many"),
