@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Literal, TypeVar
 
 import torch
@@ -14,7 +13,7 @@ from d2lattn.attention import Attention
 from d2lattn.bandwidth import select
 from d2lattn.biased import Biased
 from d2lattn.checks import is_ordinary, wants_gradients
-from d2lattn.extras import needs
+from d2lattn.extras import progress_bar
 from d2lattn.fitted import Fitted, columns
 from d2lattn.kernel_formulas import Bandwidth
 from d2lattn.smoothing import Smoother, Tick, smooth
@@ -74,7 +73,7 @@ class KernelEstimator(Fitted):
         if not is_number and not (isinstance(empty, str) and empty == "nearest"):
             raise ValueError(f"empty must be a number or 'nearest'; got {empty!r}")
         queries, _, _ = self._queries_keys_values(x)
-        with _progress("share", 1.0, progress) as tick:
+        with progress_bar("share", 1.0, progress) as tick:
             output, reached = self._smooth(queries, tick=tick)
         if empty == "nearest":
             output = torch.where(reached.unsqueeze(-1), output, self._nearest(queries, reached))
@@ -120,7 +119,7 @@ class KernelEstimator(Fitted):
         x, y = self._fitted()
         if len(x) < 2:
             raise ValueError("x must hold at least 2 measurements to leave one out; got 1")
-        with _progress("share", 1.0, progress) as tick:
+        with progress_bar("share", 1.0, progress) as tick:
             output, _ = self._smooth(columns(x).double(), leave_out=True, tick=tick)
         return self._shaped(columns(y).double() - output)
 
@@ -173,7 +172,7 @@ class KernelEstimator(Fitted):
         Hastie, Tibshirani and Friedman, *The Elements of Statistical Learning* (2009),
         section 7.10.
         """
-        with _progress("bandwidth", None, progress) as tick:
+        with progress_bar("bandwidth", None, progress) as tick:
             choice = select(self._smoother(), self.bandwidth.ndim, candidates, tick)
         self._score.bandwidth = choice
         return self
@@ -365,15 +364,3 @@ class KernelEstimator(Fitted):
             weights = (distance == distance.amin(dim=-1, keepdim=True)) * counts
             output[rows] = weights @ smoother.values / weights.sum(dim=-1, keepdim=True)
         return output
-
-
-@contextmanager
-def _progress(unit: str, total: float | None, wanted: bool) -> Iterator[Tick | None]:
-    """Something to call with the share of the work that was done; None if not wanted."""
-    if not wanted:
-        yield None
-        return
-    with needs("notebook"):
-        from tqdm.auto import tqdm
-    with tqdm(total=total, unit=unit) as bar:
-        yield bar.update

@@ -1,9 +1,9 @@
 """What is imported only when it is used, and what to install where it is missing."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["needs"]
+__all__ = ["needs", "progress_bar"]
 
 
 @contextmanager
@@ -32,3 +32,17 @@ def needs(extra: str) -> Iterator[None]:
             f"{error.name} must be installed for this; `pip install 'd2lattn[{extra}]'` does so",
             name=error.name,
         ) from None
+
+
+@contextmanager
+def progress_bar(
+    unit: str, total: float | None, wanted: bool, done: int = 0
+) -> Iterator[Callable[[float], object] | None]:
+    """Something to call with how much work was done since; None if no bar is wanted."""
+    if not wanted:
+        yield None
+        return
+    with needs("notebook"):
+        from tqdm.auto import tqdm
+    with tqdm(total=total, initial=done, unit=unit) as bar:
+        yield bar.update
