@@ -101,7 +101,7 @@ class _Fused(torch.autograd.Function):
                 at = (*piece.block.batch, piece.block.rows)
                 out = out[..., : values.shape[-1]]
                 if str(at) in begun:
-                    _join(output[at], logsumexp[at], out, log)
+                    join(output[at], logsumexp[at], out, log)
                 else:
                     output[at], logsumexp[at] = out, log
                     begun.add(str(at))
@@ -226,7 +226,7 @@ def _bias(
     return bias(group[0].block, mask, like)
 
 
-def _join(output: Tensor, logsumexp: Tensor, other: Tensor, log: Tensor) -> None:
+def join(output: Tensor, logsumexp: Tensor, other: Tensor, log: Tensor) -> None:
     """Take what other keys gave into what there is, in place."""
     total = torch.logaddexp(logsumexp, log)
     anchor = total.masked_fill(total == -torch.inf, 0.0)

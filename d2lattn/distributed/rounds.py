@@ -1,0 +1,134 @@
+"""How blocks of keys and values come to the queries, and their gradients home: in a ring, from one
+neighbour to the next, or all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from d2lattn.distributed.layout import swap
+from d2lattn.distributed.peers import Peers
+
+__all__ = ["Rounds"]
+
+# From the number of a block and its keys and values, in one row, to the same of their gradients.
+Work = Callable[[int, Tensor], Tensor | None]
+
+
+@dataclass
+class Rounds:
+    """Blocks that are carried round.
+
+    Attributes
+    ----------
+    peers
+        The processes; each holds the block of its own number.
+    sizes
+        How many numbers each block holds.
+    needs
+        For each process, whether its queries may see something of each block.
+    trouble
+        What went wrong in this process's work. It goes on carrying then, or others would wait.
+    """
+
+    peers: Peers
+    sizes: list[int]
+    needs: list[list[bool]]
+    trouble: Exception | None = field(default=None)
+
+    def _try(self, work: Work, number: int, block: Tensor) -> Tensor | None:
+        if self.trouble is None and self.needs[self.peers.rank][number]:
+            try:
+                return work(number, block)
+            except Exception as error:
+                self.trouble = error
+        return None
+
+    def hops(self, number: int) -> int:
+        """How far round a block has to go: to the last process that needs it."""
+        n = self.peers.size
+        return max([hop for hop in range(n) if self.needs[(number + hop) % n][number]], default=0)
+
+    def ring(self, own: Tensor, work: Work, owed: torch.dtype | None = None) -> Tensor | None:
+        """Every block passes every process, from each to the next; while one is worked on, the
+        next is under way. With ``owed``, gradients of this dtype follow their block and come
+        home: what is returned is what everybody owes to the own one.
+        """
+        peers, n, me = self.peers, self.peers.size, self.peers.rank
+        right, left = (me + 1) % n, (me - 1) % n
+        hops = [self.hops(number) for number in range(n)]
+        held: Tensor | None = own
+        total: Tensor | None = None  # of the own block's gradient
+        under_way = []
+        for step in range(n):
+            number, coming = (me - step) % n, (me - step - 1) % n
+            here, goes_on = step <= hops[number], step < hops[number]
+            carried = None
+            if owed is not None and here and step > 0:
+                carried = own.new_empty(self.sizes[number], dtype=owed)
+                brought = peers.start([], [(carried, left)])
+            sends, receives, next_one = [], [], None
+            if goes_on:
+                assert held is not None
+                sends.append((held, right))
+            if step + 1 < n and step + 1 <= hops[coming]:
+                next_one = own.new_empty(self.sizes[coming])
+                receives.append((next_one, left))
+            flight = peers.start(sends, receives)
+            found = None
+            if here and held is not None:
+                found = self._try(work, number, held)
+            if owed is not None and here:
+                if carried is not None:
+                    brought.wait()
+                    found = carried if found is None else carried.add_(found)
+                elif found is None:
+                    found = own.new_zeros(self.sizes[number], dtype=owed)
+                if goes_on:
+                    under_way.append(peers.start([(found, right)], []))
+                elif step > 0:
+                    under_way.append(peers.start([(found, number)], []))
+                else:
+                    total = found
+            flight.wait()
+            held = next_one
+        if owed is not None and hops[me] > 0:
+            total = own.new_empty(self.sizes[me], dtype=owed)
+            peers.start([], [(total, (me + hops[me]) % n)]).wait()
+        for sent in under_way:
+            sent.wait()
+        return total
+
+    def gather(self, own: Tensor) -> list[Tensor]:
+        """All blocks that this process needs, at once."""
+        n, me = self.peers.size, self.peers.rank
+        given = [own if self.needs[peer][me] else own[:0] for peer in range(n)]
+        room = [
+            own.new_empty(self.sizes[number] if self.needs[me][number] else 0)
+            for number in range(n)
+        ]
+        return swap(self.peers, given, room)
+
+    def gathered(
+        self, blocks: list[Tensor], work: Work, owed: torch.dtype | None = None
+    ) -> Tensor | None:
+        """The work on all blocks; with ``owed``, their gradients go straight home."""
+        n, me = self.peers.size, self.peers.rank
+        found = [self._try(work, number, blocks[number]) for number in range(n)]
+        if owed is None:
+            return None
+        given, room = [], []
+        for number in range(n):
+            size = self.sizes[number] if self.needs[me][number] else 0
+            mine = found[number]
+            given.append(blocks[0].new_zeros(size, dtype=owed) if mine is None else mine)
+            size = self.sizes[me] if self.needs[number][me] else 0
+            room.append(blocks[0].new_empty(size, dtype=owed))
+        parts = [part for part in swap(self.peers, given, room) if part.numel()]
+        total = blocks[me].new_zeros(self.sizes[me], dtype=owed)
+        for part in parts:
+            total += part
+        return total

@@ -1,0 +1,492 @@
+"""What each process of a test does: it holds its share, and compares with all in one process.
+
+In a module without pytest, so that the processes import little.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+
+import d2lattn.engine.attend
+from d2lattn import (
+    AdditiveScore,
+    Biased,
+    BilinearScore,
+    DotProductScore,
+    GaussianScore,
+    KernelScore,
+    Mask,
+    NadarayaWatson,
+    Score,
+    SoftCapped,
+    stream_attention,
+)
+from d2lattn.distributed import (
+    LostProcessError,
+    ShardedNadarayaWatson,
+    count_traffic,
+    gather_attention,
+    gather_sequence,
+    ring_attention,
+    shard_sequence,
+)
+
+BATCH, QUERIES, KEYS, FEATURES, VALUES = 2, 19, 23, 4, 3
+STREAMED = d2lattn.engine.attend.SCORES_AT_ONCE
+
+_groups: dict[int, Any] = {}
+
+
+def group_of(size: int) -> Any:
+    """The first so many processes. Everybody has to call it, whether it belongs to them or not."""
+    if size not in _groups:
+        _groups[size] = dist.new_group(list(range(size)))
+    return _groups[size]
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def far(i: Tensor, j: Tensor) -> Tensor:
+    return -0.3 * (i - j).abs().double()
+
+
+class Reach(nn.Module):
+    """A learned number for each distance up to 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(normal(7, seed=5))
+
+    def forward(self, i: Tensor, j: Tensor) -> Tensor:
+        return self.numbers[(j - i).clamp(-3, 3) + 3]
+
+
+class Cosine(Score):
+    """Somebody's own score, which uses a tensor from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elsewhere = [normal(FEATURES, seed=9).requires_grad_()]
+
+    def project(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return queries / queries.norm(dim=-1, keepdim=True), keys
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return (q * self.elsewhere[0]) @ k.mT
+
+
+SCORES: dict[str, Callable[[], Score]] = {
+    "additive": lambda: AdditiveScore(FEATURES, FEATURES, 6),
+    "bilinear": lambda: BilinearScore(FEATURES, FEATURES),
+    "dot product": lambda: DotProductScore(scale=1.0),
+    "scaled": DotProductScore,
+    "gaussian": lambda: GaussianScore([0.5, 1.0, 1.5, 2.0], learnable=True),
+    "triangular": lambda: KernelScore("triangular", 4.0, learnable=True),
+    "biased by a tensor": lambda: Biased(
+        DotProductScore(), nn.Parameter(normal(BATCH, QUERIES, KEYS, seed=4))
+    ),
+    "biased by a function": lambda: Biased(AdditiveScore(FEATURES, FEATURES, 6), far),
+    "biased by a module, capped": lambda: SoftCapped(Biased(DotProductScore(), Reach()), 3.0),
+    "one's own": Cosine,
+}
+
+MASKS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "causal": {"mask": Mask.causal()},
+    "not causal": {"mask": ~Mask.causal()},
+    "window": {"mask": Mask.window(3, 1)},
+    "lengths": {"valid_lens": torch.tensor([5, KEYS])},
+    "lengths of queries": {
+        "valid_lens": torch.arange(BATCH * QUERIES).view(BATCH, -1) % (KEYS + 1)
+    },
+    "documents": {"mask": Mask.documents(torch.arange(QUERIES) // 6, torch.arange(KEYS) // 5)},
+    "where": {"mask": Mask.where(lambda i, j: (i * j) % 3 == 0)},
+    "tensor": {"mask": normal(BATCH, 1, KEYS, seed=8) > 0},
+    "lengths and causal": {"valid_lens": torch.tensor([0, 15]), "mask": Mask.causal()},
+    "window or first": {"mask": Mask.window(2) | Mask.where(lambda i, j: j < 2)},
+}
+
+WAYS = [
+    (layout, rotate, streamed)
+    for streamed in (False, True)
+    for layout in ("contiguous", "zigzag", "uneven")
+    for rotate in ("ring", "gather")
+]
+
+
+def uneven(x: Tensor, size: int, rank: int) -> Tensor:
+    """Shares of very different lengths; the first process but one has none."""
+    cuts = [round(x.shape[-2] * share) for share in (0, 0.6, 0.6, 0.9, 1.0)]
+    cuts = [*cuts[:size], x.shape[-2]]
+    return x[..., cuts[rank] : cuts[rank + 1], :]
+
+
+def share(x: Tensor, layout: str, size: int, rank: int) -> Tensor:
+    if layout == "uneven":
+        return uneven(x, size, rank)
+    return shard_sequence(x, group=group_of(size), layout=layout)  # type: ignore[arg-type]
+
+
+def loss(output: Tensor, log: Tensor, weights: Tensor) -> Tensor:
+    finite = log.masked_fill(log == -torch.inf, 0.0)
+    return (output.sin() * weights).sum() + (finite * weights[..., 0]).sum()
+
+
+def errors(
+    rank: int, size: int, make: str, mask: str, way: tuple[str, str, bool]
+) -> dict[str, float]:
+    """How far values and gradients are from those of one process."""
+    layout, rotate, streamed = way
+    group = group_of(size)
+    if rank >= size:
+        return {}
+    dist_layout: Any = "contiguous" if layout == "uneven" else layout
+    tokens = [
+        normal(BATCH, n, features, seed=seed)
+        for seed, (n, features) in enumerate(
+            ((QUERIES, FEATURES), (KEYS, FEATURES), (KEYS, VALUES)), start=1
+        )
+    ]
+    weights = normal(BATCH, QUERIES, VALUES, seed=7)
+    torch.manual_seed(3)
+    score = SCORES[make]().double()
+    elsewhere = [*score.parameters(), *getattr(score, "elsewhere", [])]
+
+    whole = [x.clone().requires_grad_() for x in tokens]
+    expected = stream_attention(score, *whole, **MASKS[mask])
+    wanted = torch.autograd.grad(loss(*expected, weights), [*whole, *elsewhere], allow_unused=True)
+
+    mine = [share(x, layout, size, rank).clone().requires_grad_() for x in tokens]
+    d2lattn.engine.attend.SCORES_AT_ONCE = 0 if streamed else STREAMED
+    found = ring_attention(
+        score,
+        *mine,
+        **MASKS[mask],
+        group=group,
+        layout=dist_layout,
+        rotate=rotate,  # type: ignore
+    )
+    own = share(weights, layout, size, rank)
+    got = torch.autograd.grad(loss(*found, own), [*mine, *elsewhere], allow_unused=True)
+    d2lattn.engine.attend.SCORES_AT_ONCE = STREAMED
+
+    def off(a: Tensor | None, b: Tensor | None) -> float:
+        a, b = (torch.zeros(()) if x is None else x for x in (a, b))
+        assert a.shape == b.shape or 1 in (a.ndim, b.ndim)
+        finite = b.masked_fill(b == -torch.inf, -1e9)
+        difference = a.masked_fill(a == -torch.inf, -1e9) - finite
+        return float(difference.abs().max()) if difference.numel() else 0.0
+
+    log = share(expected.logsumexp.detach().unsqueeze(-1), layout, size, rank).squeeze(-1)
+    result = {
+        "output": off(found.output, share(expected.output.detach(), layout, size, rank)),
+        "logsumexp": off(found.logsumexp, log),
+    }
+    for name, a, b in zip(("queries", "keys", "values"), got, wanted, strict=False):
+        assert b is not None
+        result[name] = off(a, share(b, layout, size, rank))
+    for number, (a, b, x) in enumerate(zip(got[3:], wanted[3:], elsewhere, strict=True)):
+        total = torch.zeros_like(x) if a is None else a.clone()
+        dist.all_reduce(total, group=group)
+        result[f"parameter {number}"] = off(total, torch.zeros_like(x) if b is None else b)
+    return result
+
+
+def many_errors(
+    rank: int, size: int, cases: list[tuple[str, str, tuple[str, str, bool]]]
+) -> list[tuple[float, str]]:
+    """The largest of each case, and what it is of."""
+    found = []
+    for case in cases:
+        of_case = errors(rank, size, *case)
+        found.append(max(((x, name) for name, x in of_case.items()), default=(0.0, "")))
+    return found
+
+
+def rounded(rank: int, dtype: torch.dtype) -> list[float]:
+    """Errors against float64: of a ring, and of one process; of outputs, then of gradients."""
+    tokens = [normal(1, 96, 16, seed=seed, dtype=dtype) for seed in (1, 2, 3)]
+    weights = normal(1, 96, 16, seed=7)
+    found = []
+
+    def gradients(
+        attend: Callable[..., Any], tokens: list[Tensor], weights: Tensor
+    ) -> list[Tensor]:
+        leaves = [x.clone().requires_grad_() for x in tokens]
+        output = attend(DotProductScore(), *leaves).output
+        grads = torch.autograd.grad((output.double() * weights).sum(), leaves)
+        return [output.detach(), *grads]
+
+    exact = gradients(stream_attention, [x.double() for x in tokens], weights)
+    alone = gradients(stream_attention, tokens, weights)
+    shares = [shard_sequence(x) for x in tokens]
+    ring = gradients(ring_attention, shares, shard_sequence(weights))
+    assert all(x.dtype == dtype for x in ring)
+    for a, b, c in zip(ring, alone, exact, strict=True):
+        whole = gather_sequence(a)
+        found += [float((x.double() - c).square().mean().sqrt()) for x in (whole, b)]
+    return found
+
+
+def traffic(rank: int, layout: str, mask: Mask | None) -> tuple[int, int, int, int]:
+    """Bytes and messages of the way there and of the way back."""
+    tokens = [normal(2, 24, n, seed=n, dtype=torch.float32) for n in (5, 5, 3)]
+    shares = [shard_sequence(x, layout=layout).requires_grad_() for x in tokens]  # type: ignore
+    with count_traffic() as there:
+        output = ring_attention(DotProductScore(), *shares, mask=mask, layout=layout).output  # type: ignore
+    with count_traffic() as back:
+        output.sum().backward()
+    return there.sent, there.messages, back.sent, back.messages
+
+
+def one_query(rank: int, layout: str) -> float:
+    """How far a query's answer, and all gradients, are from those of one process."""
+    tokens = [normal(2, n, 4, seed=n) for n in (1, 23)]
+    tokens.append(normal(2, 23, 3, seed=3))
+    score = Biased(DotProductScore(), nn.Parameter(normal(1, 23, seed=4)))
+    mask = Mask.lengths(torch.tensor([3, 23]))
+    whole = [x.clone().requires_grad_() for x in tokens]
+    expected = stream_attention(score, *whole, mask=mask)
+    # Every process has the same loss: what they owe together is so many times as much.
+    times = dist.get_world_size()
+    wanted = torch.autograd.grad(
+        times * loss(*expected, whole[2][:, :1].detach()), [*whole, score.bias]
+    )
+    mine = [tokens[0].clone(), *(share(x, layout, times, rank).clone() for x in tokens[1:])]
+    mine = [x.requires_grad_() for x in mine]
+    dist_layout: Any = "contiguous" if layout == "uneven" else layout
+    found = gather_attention(score, *mine, mask=mask, layout=dist_layout)
+    got = torch.autograd.grad(loss(*found, whole[2][:, :1].detach()), [*mine, score.bias])
+    off = [float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)]
+    for number, (a, b) in enumerate(zip(got, wanted, strict=True)):
+        if number in (0, 3):  # held by all: each has its own share
+            a = a.clone()
+            dist.all_reduce(a)
+        else:
+            b = share(b, layout, times, rank)
+        off.append(float((a - b).abs().max()) if b.numel() else 0.0)
+    return max(off)
+
+
+def gathered(rank: int, length: int, layout: Any) -> tuple[bool, bool]:
+    """Whether shares make the whole again, and whether gradients collect what all owe."""
+    x = normal(length, 3)
+    mine = shard_sequence(x, layout=layout).requires_grad_()
+    whole = gather_sequence(mine, layout=layout)
+    (whole * (rank + 1)).sum().backward()
+    assert mine.grad is not None
+    owed = sum(range(1, dist.get_world_size() + 1))
+    return torch.equal(whole, x), torch.equal(mine.grad, torch.full_like(mine, owed))
+
+
+def on_a_mesh(rank: int) -> float:
+    """Two rings of two processes each, along one axis of a mesh."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tokens"))
+    tokens = [normal(10, 4, seed=seed + 10 * (rank // 2)) for seed in range(3)]
+    expected = stream_attention(DotProductScore(), *tokens, mask=Mask.causal()).output
+    group = mesh["tokens"]
+    shares = [shard_sequence(x, group=group, layout="zigzag") for x in tokens]
+    found = ring_attention(
+        DotProductScore(), *shares, mask=Mask.causal(), group=group, layout="zigzag"
+    )
+    whole = gather_sequence(found.output, group=group, layout="zigzag")
+    return float((whole - expected).abs().max())
+
+
+def dropped(rank: int) -> tuple[float, float, bool, bool]:
+    """Shares of weights that are dropped; gradients that see the same ones; seeds."""
+    n, p = 40, 0.3
+    q, k, v = (shard_sequence(x) for x in (torch.zeros(n, 2), torch.zeros(n, 2), torch.eye(n)))
+    v = v.requires_grad_()
+    run = lambda: ring_attention(DotProductScore(), q, k, v, dropout=p).output  # noqa: E731
+    torch.manual_seed(5)
+    output = run()
+    (d_v,) = torch.autograd.grad(output.sum(), v)
+    # The output is the weights that were used; a value's gradient is what all gave it.
+    used = output.detach().sum(dim=0)
+    dist.all_reduce(used)
+    torch.manual_seed(5)
+    again = run()
+    theirs = gather_sequence(output.detach()).unflatten(0, (dist.get_world_size(), -1))
+    others = all(not torch.equal(theirs[0] > 0, x > 0) for x in theirs[1:])
+    off = float((d_v.sum(dim=-1) / n - shard_sequence(used.unsqueeze(-1)).squeeze(-1)).abs().max())
+    return float((output == 0).double().mean()), off, torch.equal(output, again), others
+
+
+def regression(
+    rank: int, kernel: str, features: int, weighted: bool, learnable: bool
+) -> dict[str, float]:
+    """How far a regression on shared measurements is from that of one process."""
+    n, m = 41, 13
+    x = normal(n, features, seed=1)
+    y = torch.stack([x.sin().sum(dim=-1), x.square().sum(dim=-1)], dim=-1) + 0.1 * normal(n, 2)
+    weight = (normal(n, seed=3).abs() * (torch.arange(n) % 5 > 0)) if weighted else None
+    queries = normal(m, features, seed=2)
+    kept: dict[str, Any] = {"bandwidth": 0.9, "kernel": kernel, "learnable": learnable}
+    alone = NadarayaWatson(**kept).fit(x, y, weight)
+    size = dist.get_world_size()
+    own_x, own_y = (uneven(t, size, rank) for t in (x, y))
+    own_weight = None if weight is None else uneven(weight.unsqueeze(-1), size, rank).squeeze(-1)
+    model = ShardedNadarayaWatson(**kept).fit(own_x, own_y, own_weight)
+    my_queries = uneven(queries, size, rank)
+
+    def off(a: Tensor, b: Tensor) -> float:
+        return float((a - b).detach().abs().max()) if b.numel() else 0.0
+
+    found = {
+        "predict": off(model.predict(my_queries), uneven(alone.predict(queries), size, rank)),
+        "residuals": off(model.loo_residuals(), uneven(alone.loo_residuals(), size, rank)),
+    }
+    if learnable:
+        alone.loo_residuals().square().sum().backward()
+        model.loo_residuals().square().sum().backward()
+        (mine,), (theirs,) = model.parameters(), alone.parameters()
+        assert mine.grad is not None
+        dist.all_reduce(mine.grad)
+        found["gradient"] = off(mine.grad, theirs.grad) / float(theirs.grad.abs())  # type: ignore
+        return found
+    candidates = [0.5, 1.0, 2.0, 4.0]
+    chosen = [k.select_bandwidth(candidates).bandwidth for k in (model, alone)]
+    found["candidate"] = off(*chosen)
+    if kernel == "boxcar":  # whose loss has steps: many bandwidths are as good
+        return found
+    chosen = [k.select_bandwidth().bandwidth.log() for k in (model, alone)]
+    found["bandwidth"] = off(*chosen)
+    return found
+
+
+def most_measurements_held(rank: int) -> int:
+    """The most rows that a tensor had while predictions were made of 400 measurements."""
+    from torch.overrides import TorchFunctionMode
+
+    most = 0
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            nonlocal most
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, Tensor) and made.dtype != torch.uint8:  # bytes of messages
+                most = max(most, *made.shape, 0)
+            return made
+
+    x = normal(100, 1, seed=rank)
+    model = ShardedNadarayaWatson(0.5).fit(x, x.sin())
+    with Watch():
+        model.predict(x)
+        model.loo_residuals()
+        model.select_bandwidth()
+    return most
+
+
+# --- faults ---
+
+
+def attend_to(rank: int, **changes: dict[int, Any]) -> str:
+    """One call, in which some processes do something else: what each of them hears of it."""
+    settings: dict[str, Any] = {
+        "tokens": 8, "features": 4, "batch": 2, "dtype": torch.float64, "dropout": 0.0,
+        "layout": "contiguous", "rotate": "ring", "mask": None, "score": DotProductScore(),
+        "act": None, "valid_lens": None, "grad": False,
+    }  # fmt: skip
+    settings |= {name: of[rank] for name, of in changes.items() if rank in of}
+    act = settings["act"]
+    if act == "end":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if act == "sleep":
+        time.sleep(4)
+        return "slept"
+    shape = settings["batch"], settings["tokens"], settings["features"]
+    q, k, v = (normal(*shape, seed=n, dtype=settings["dtype"]) for n in range(3))
+    k.requires_grad_(settings["grad"])
+    names = ("valid_lens", "mask", "dropout", "layout", "rotate")
+    start = time.monotonic()
+    try:
+        ring_attention(settings["score"], q, k, v, **{name: settings[name] for name in names})
+    except Exception as error:
+        assert time.monotonic() - start < 15
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+class Failing(Score):
+    """Fails where it meets keys of the block that is given, or ends its process there."""
+
+    def __init__(self, at: int, *, ends: bool = False) -> None:
+        super().__init__()
+        self.at, self.ends, self.calls = at, ends, 0
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        if q.shape[-2] > 1:  # not the look at a few pairs
+            self.calls += 1
+        if self.calls > self.at:
+            if self.ends:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ArithmeticError("no score today")
+        return q @ k.mT
+
+
+def fail_in_a_score(rank: int, who: int, at: int) -> list[str]:
+    """One process's score fails; after that a call works again."""
+    score = Failing(at if rank == who else 10**9)
+    return [attend_to(rank, score={rank: score}), attend_to(rank)]
+
+
+def fail_on_the_way_back(rank: int, who: int) -> str:
+    score = Failing(dist.get_world_size() + 1 if rank == who else 10**9)
+    tokens = [normal(4, 3, seed=n).requires_grad_() for n in range(3)]
+    output = ring_attention(score, *tokens).output
+    try:
+        output.sum().backward()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+def end_in_a_score(rank: int, who: int, at: int) -> str:
+    return attend_to(rank, score={rank: Failing(at if rank == who else 10**9, ends=True)})
+
+
+def different_calls(rank: int) -> str:
+    try:
+        if rank == 1:
+            gather_sequence(normal(3, 2))
+        else:
+            ring_attention(DotProductScore(), *(normal(3, 2) for _ in range(3)))
+    except ValueError as error:
+        return str(error)
+    return "done"
+
+
+def changed_in_place(rank: int) -> str:
+    q, k, v = (normal(4, 3, seed=n).requires_grad_() for n in range(3))
+    q = q * 1.0
+    output = ring_attention(DotProductScore(), q, k, v).output
+    with torch.no_grad():
+        q.mul_(2.0)
+    try:
+        output.sum().backward()
+    except RuntimeError as error:
+        return str(error)
+    return "done"
+
+
+def is_lost(rank: int) -> bool:
+    return issubclass(LostProcessError, RuntimeError)
+
+
+def tensors_alive(rank: int) -> int:
+    gc.collect()
+    return sum(isinstance(x, Tensor) for x in gc.get_objects())

@@ -1,0 +1,298 @@
+"""Attention over processes: the same function as in one, and what happens when one fails."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+import torch
+
+from d2lattn import DotProductScore, GaussianScore, Mask
+from d2lattn.blocks import Block
+from d2lattn.distributed import Processes, ring_attention, shard_sequence
+from d2lattn.distributed.layout import planned
+from d2lattn.restrictions import Part
+from tests import distributed_work as work
+
+# Values and gradients are sums of a few hundred products of size 1, in float64.
+EXACT = 1e-10
+
+
+@pytest.fixture(scope="module")
+def teams() -> Iterator[list[Processes]]:
+    found: list[Processes] = []
+    yield found
+    for team in found:
+        team.stop()
+
+
+@pytest.fixture
+def team(teams: list[Processes], request: pytest.FixtureRequest) -> Iterator[Processes]:
+    """Four processes, of which a test may use two, three or four; after a failure new ones."""
+    if not teams:
+        teams.append(Processes(4, timeout=20))
+    failed = request.session.testsfailed
+    yield teams[0]
+    if request.session.testsfailed > failed:
+        teams.pop().stop()
+
+
+def cases(make: str) -> list[tuple[str, str, tuple[str, str, bool]]]:
+    """Every mask, each in some way; a score begins at a way of its own."""
+    ways = cycle(work.WAYS)
+    for _ in range(list(work.SCORES).index(make)):
+        next(ways)
+    return [(make, mask, next(ways)) for mask in work.MASKS]
+
+
+@pytest.mark.parametrize("make", work.SCORES)
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_a_ring_gives_the_values_and_gradients_of_one_process(team, size, make):
+    some = cases(make)
+    for found in team.run(work.many_errors, size, some)[:size]:
+        for case, (error, name) in zip(some, found, strict=True):
+            assert error < EXACT, (case, name)
+
+
+def test_every_way_gives_them_under_every_mask(team):
+    make = "biased by a tensor"
+    some = [(make, mask, way) for mask in ("causal", "lengths and causal") for way in work.WAYS]
+    for found in team.run(work.many_errors, 3, some)[:3]:
+        for case, (error, name) in zip(some, found, strict=True):
+            assert error < EXACT, (case, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_ring_rounds_no_more_than_one_process(team, dtype):
+    found = team.run(work.rounded, dtype)[0]
+    for ring, alone in zip(found[::2], found[1::2], strict=True):
+        assert ring <= 1.2 * alone
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+def test_the_bytes_sent_are_those_of_the_formula(team, layout):
+    # A block: 2 sequences x 6 tokens x (5 + 3) features x 4 bytes. It makes 3 hops; its gradient,
+    # in float32 as well, makes them too and comes home.
+    block = 2 * 6 * 8 * 4
+    for found in team.run(work.traffic, layout, None):
+        assert found == (3 * block, 3, (3 + 4) * block, 3 + 4)
+
+
+def test_no_block_goes_farther_than_it_is_seen(team):
+    block = 2 * 6 * 8 * 4
+    found = team.run(work.traffic, "contiguous", Mask.causal())
+    # Block p is of use to processes p to 3: process p passes on blocks 0 to p, the last none.
+    assert [sent for sent, _, _, _ in found] == [block, 2 * block, 3 * block, 0]
+    window = team.run(work.traffic, "contiguous", Mask.window(6))
+    assert [sent for sent, _, _, _ in window] == [block, block, block, 0]
+    # Their gradients go the same way, and home in one more message.
+    assert [back for _, _, back, _ in window] == [2 * block, 3 * block, 3 * block, block]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag", "uneven"])
+def test_one_query_for_all_gets_the_answer_of_one_process(team, layout):
+    assert max(team.run(work.one_query, layout)) < EXACT
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+@pytest.mark.parametrize("length", [0, 3, 8, 13])
+def test_what_was_cut_is_joined_again_and_gradients_collect_what_all_owe(team, length, layout):
+    assert team.run(work.gathered, length, layout) == [(True, True)] * 4
+
+
+def test_a_zigzag_gives_everybody_one_early_and_one_late_stretch():
+    assert planned(8, 2, "zigzag") == [[(0, 2), (6, 8)], [(2, 4), (4, 6)]]
+    # Causal work: how many keys the queries of each process see, all in all.
+    work_of_each = [
+        sum(i + 1 for start, stop in parts for i in range(start, stop))
+        for parts in planned(800, 4, "zigzag")
+    ]
+    assert len(set(work_of_each)) == 1
+    assert planned(5, 3, "contiguous") == [[(0, 2)], [(2, 4)], [(4, 5)]]
+
+
+def test_an_axis_of_a_mesh_is_a_group(team):
+    assert max(team.run(work.on_a_mesh)) < EXACT
+
+
+def test_dropped_weights_are_dropped_again_on_the_way_back_and_differ_between_processes(team):
+    for dropped, off, again, others in team.run(work.dropped):
+        assert abs(dropped - 0.3) < 0.06  # of 400 weights; a standard deviation is 0.023
+        assert off < 1e-6
+        assert again
+        assert others
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("kernel", "features"), [
+    ("gaussian", 1), ("gaussian", 2), ("epanechnikov", 1), ("boxcar", 2),
+])  # fmt: skip
+def test_a_regression_on_shared_measurements_is_that_of_one_process(
+    team, kernel, features, weighted
+):
+    for found in team.run(work.regression, kernel, features, weighted, False):
+        for name, off in found.items():
+            # A minimum is flat: the loss tells bandwidths apart to the root of its own error.
+            assert off < (1e-5 if name == "bandwidth" else EXACT), name
+
+
+def test_a_bandwidth_learns_from_all_measurements(team):
+    for found in team.run(work.regression, "gaussian", 1, False, True):
+        assert max(found.values()) < 1e-6  # the parameter and its gradient are float32
+
+
+def test_no_process_ever_holds_all_measurements(team):
+    assert max(team.run(work.most_measurements_held)) <= 200  # of 400; its own are 100
+
+
+# --- faults ---
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("features", 5, "features of queries, keys and values"),
+    ("batch", 3, "batch axes"),
+    ("dtype", torch.float32, "dtypes"),
+    ("dropout", 0.5, "dropout"),
+    ("layout", "zigzag", "layout"),
+    ("rotate", "gather", "rotate"),
+    ("mask", Mask.causal(), "mask"),
+    ("score", GaussianScore(), "score"),
+    ("valid_lens", torch.tensor([3, 4]), "valid_lens"),
+    ("grad", True, "need of gradients"),
+])  # fmt: skip
+def test_what_is_different_on_one_process_is_named_on_all(team, name, value, message):
+    found = team.run(_attend_to, {name: {1: value}})
+    for answer in found:
+        assert answer.startswith("ValueError: ring_attention needs the same " + message), answer
+        assert "process 1" in answer
+    assert team.run(_attend_to, {}) == ["done"] * 4
+
+
+def _attend_to(rank, changes):
+    return work.attend_to(rank, **changes)
+
+
+def test_lengths_with_other_numbers_are_named(team):
+    lens = {rank: torch.tensor([3, 4 + (rank == 2)]) for rank in range(4)}
+    assert all("same valid_lens" in x for x in team.run(_attend_to, {"valid_lens": lens}))
+
+
+def test_a_bad_argument_on_one_process_is_heard_by_all(team):
+    found = team.run(_attend_to, {"score": {2: DotProductScore}})
+    assert found[2].startswith("TypeError: score must be a Score")
+    for rank in (0, 1, 3):
+        assert found[rank].startswith("RuntimeError: ring_attention failed on process 2: TypeError")
+
+
+def test_calls_of_different_functions_are_named(team):
+    found = team.run(work.different_calls)
+    assert all("same call on every process" in x and "gather_sequence" in x for x in found)
+
+
+@pytest.mark.parametrize("at", [0, 2, 3])
+def test_a_score_that_fails_on_one_process_stops_all_and_hangs_none(team, at):
+    found = team.run(work.fail_in_a_score, 2, at)
+    assert found[2][0] == "ArithmeticError: no score today"
+    for rank in (0, 1, 3):
+        assert found[rank][0] == (
+            "RuntimeError: ring_attention failed on process 2: ArithmeticError: no score today"
+        )
+    assert [second for _, second in found] == ["done"] * 4  # nothing of it is left
+
+
+def test_a_failure_on_the_way_back_stops_all_too(team):
+    found = team.run(work.fail_on_the_way_back, 1)
+    assert found[1] == "ArithmeticError: no score today"
+    assert all("failed on process 1" in found[rank] for rank in (0, 2, 3))
+
+
+def test_tokens_changed_before_the_way_back_are_noticed(team):
+    assert all("modified by an inplace operation" in x for x in team.run(work.changed_in_place))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("fault", ["before", "in the middle", "never arrives"])
+def test_a_process_that_is_lost_is_named_and_no_orphan_is_left(fault):
+    with Processes(3, timeout=2) as team:
+        start = time.monotonic()
+        if fault == "in the middle":
+            answers = team.attempt(work.end_in_a_score, 1, 1)
+        else:
+            act = "end" if fault == "before" else "sleep"
+            answers = team.attempt(_attend_to, {"act": {1: act}})
+        assert time.monotonic() - start < 15
+        # Who waited for the lost one names it; who waited for that one, in the ring, names that.
+        assert "LostProcessError" in str(answers[2])
+        assert "process 2 of 3 waited for process 1" in str(answers[2])
+        assert "LostProcessError" in str(answers[0])
+        pids = team.pids
+        assert fault == "never arrives" or not any(alive(pid) for pid in pids)
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_processes_leave_nothing_behind_after_an_error():
+    with Processes(2) as team:
+        folder, pids = Path(team._folder.name), team.pids
+        assert folder.exists()
+        with pytest.raises(RuntimeError, match="process 0: division by zero"):
+            team.run(_divide)
+        assert team.run(_double) == [0, 2]
+    assert not any(alive(pid) for pid in pids)
+    assert not folder.exists()
+
+
+def _double(rank):
+    return 2 * rank
+
+
+def _divide(rank):
+    return 1 / rank
+
+
+def test_without_processes_the_error_says_what_to_do():
+    tokens = [torch.zeros(3, 2)] * 3
+    with pytest.raises(RuntimeError, match="init_process_group"):
+        ring_attention(DotProductScore(), *tokens)
+    with pytest.raises(RuntimeError, match="torchrun"):
+        shard_sequence(tokens[0])
+    with pytest.raises(ValueError, match="layout must be"):
+        shard_sequence(tokens[0], layout="spiral")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", work.MASKS)
+def test_a_part_of_a_mask_is_that_part_of_its_booleans(name):
+    given = work.MASKS[name]
+    mask = given.get("mask", ~Mask.where(lambda i, j: i < -9))
+    mask = mask if isinstance(mask, Mask) else Mask.tensor(mask)
+    if "valid_lens" in given:
+        mask = mask & Mask.lengths(given["valid_lens"])
+    n, m = work.QUERIES, work.KEYS
+    shape, cpu = (work.BATCH, n, m), torch.device("cpu")
+    dense = mask.dense(n, m).expand(shape)
+    bound = mask._restriction.bind(shape, cpu)
+    for rows, columns in (((3, 11), (5, 20)), ((0, n), (0, m)), ((18, 19), (0, 4))):
+        part = Part(bound, shape, rows, columns)
+        own = (work.BATCH, rows[1] - rows[0], columns[1] - columns[0])
+        want = dense[:, slice(*rows), slice(*columns)]
+        whole = Block.whole(own)
+        assert torch.equal(part.allowed(whole, cpu).expand(own), want)
+        assert torch.equal(part.hidden(whole, cpu).expand(own), ~want)
+        some = whole._replace(rows=slice(0, 1), columns=torch.tensor([1, 3]))
+        assert torch.equal(part.allowed(some, cpu).expand(some.sizes), want[:, :1, [1, 3]])
+        start, stop = part.hull((0, own[-2]), own)
+        assert not want[..., :start].any()
+        assert not want[..., stop:].any()
+        seen, every = part.columns(whole, cpu)
+        assert not want.any(dim=1).any(dim=0)[~seen].any()
+        assert want[..., every].all()
