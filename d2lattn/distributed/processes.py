@@ -175,7 +175,8 @@ def _end(
 
 def _portable(work: Callable[..., Any]) -> Any:
     """A function as the other side can have it: by its name, or by its text."""
-    if getattr(work, "__module__", "__main__") != "__main__":
+    module = sys.modules.get(work.__module__)
+    if module is not sys.modules["__main__"] and getattr(module, work.__name__, None) is work:
         return work
     return textwrap.dedent(inspect.getsource(work)), work.__name__
 
