@@ -38,9 +38,8 @@ class Piece(NamedTuple):
 
     @property
     def area(self) -> int:
-        rows, (start, stop) = self.block.rows, self.ends
-        assert isinstance(rows, slice)
-        return (rows.stop - rows.start) * (stop - start)
+        *_, rows, columns = self.block.sizes
+        return rows * columns
 
     @property
     def ends(self) -> Stretch:
