@@ -38,13 +38,13 @@ def select(
     losses = LeaveOneOut(smoother, tick)
     points = smoother.keys
     if candidates is not None:
-        best = _least(losses, _check_candidates(candidates, points.shape[1]))
+        best = least(losses, check_candidates(candidates, points.shape[1]))
     elif ndim == 0 or points.shape[1] == 1:
         low, high = _sensible_range(points)
         if smoother.kernel != "gaussian" and points.shape[1] == 1:  # below, somebody is alone
             line = points.squeeze(-1)
             low = max(low, float(distance_to_nearest(line, line, leave_out=True).amax()))
-        best = _minimise(losses, low, high)
+        best = minimise(losses, low, high)
         best = Choice(best.loss, best.bandwidth.expand((1,) * ndim))
     else:
         best = _minimise_by_feature(losses, points)
@@ -78,7 +78,7 @@ def _worth_a_choice(smoother: Smoother) -> Smoother:
     return smoother
 
 
-def _check_candidates(candidates: Iterable[Bandwidth] | Tensor, features: int) -> list[Tensor]:
+def check_candidates(candidates: Iterable[Bandwidth] | Tensor, features: int) -> list[Tensor]:
     if not isinstance(candidates, Iterable) or getattr(candidates, "ndim", 1) == 0:
         raise TypeError(f"candidates must be several bandwidths; got {candidates!r}")
     grid = [
@@ -127,13 +127,13 @@ def _gap_to_nearest(points: Tensor, point: Float[Tensor, " features"]) -> Float[
     return gaps[gaps > 0].amin()
 
 
-def _least(losses: Losses, grid: Sequence[Tensor]) -> Choice:
+def least(losses: Losses, grid: Sequence[Tensor]) -> Choice:
     found = losses(grid)
     best = min(range(len(grid)), key=found.__getitem__)
     return Choice(found[best], grid[best])
 
 
-def _minimise(
+def minimise(
     losses: Losses, low: float, high: float, *, start: int = 60, valleys: int = 3, zoom: int = 8
 ) -> Choice:
     """Minimum over a geometric grid that is made finer, again and again, in its best valleys."""
@@ -169,7 +169,7 @@ def _minimise_by_feature(losses: LeaveOneOut, points: Float[Tensor, "n features"
         return losses([factor * spread for factor in factors])
 
     low, _ = _sensible_range(points / spread)
-    best = _minimise(of_factors, low, 100.0, start=24, valleys=1, zoom=1)
+    best = minimise(of_factors, low, 100.0, start=24, valleys=1, zoom=1)
     starts = [Choice(best.loss, best.bandwidth * spread)]
     best = starts[0]
     for _ in range(2):
@@ -177,7 +177,7 @@ def _minimise_by_feature(losses: LeaveOneOut, points: Float[Tensor, "n features"
             grid = [best.bandwidth.clone() for _ in range(12)]
             for h, value in zip(grid, _geometric(0.02, 50.0, 12), strict=True):
                 h[feature] = value * spread[feature]
-            best = min(best, _least(losses, grid), key=lambda choice: choice.loss)
+            best = min(best, least(losses, grid), key=lambda choice: choice.loss)
     starts.append(best)
     if losses.is_smooth:
         starts = [_polish(losses, start) for start in starts]
@@ -225,7 +225,7 @@ def _in_turn(losses: Losses, best: Choice, *, sweeps: int = 5) -> Choice:
                 return losses([h.index_fill(0, which, float(value)) for value in values])
 
             here = float(best.bandwidth[feature])
-            found = _minimise(along, here / 30, here * 30, start=20, valleys=1, zoom=5)
+            found = minimise(along, here / 30, here * 30, start=20, valleys=1, zoom=5)
             if found.loss < best.loss:
                 h = best.bandwidth.index_fill(0, torch.tensor(feature), float(found.bandwidth))
                 best = Choice(found.loss, h)

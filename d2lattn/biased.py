@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,15 @@ class OnTop(Score):
     def change_of_now(self, device: torch.device) -> tuple[Change, tuple[Tensor, ...], bool] | None:
         """The same with the tensors of this moment; those; whether there may be others."""
         return self.change, (), False
+
+    def placed(self, block: Block) -> Score:
+        """With the score below placed there."""
+        other = copy(self)
+        for kind in ("_parameters", "_buffers", "_modules"):  # or both would change together
+            setattr(other, kind, dict(vars(self)[kind]))
+        if isinstance(self.score, Score):
+            other.score = self.score.placed(block)
+        return other
 
     def in_halves(self) -> bool:
         return super().in_halves() and isinstance(self.score, Score) and self.score.in_halves()
@@ -152,6 +162,18 @@ class Biased(OnTop):
         else:
             self.bias = bias
 
+    def placed(self, block: Block) -> Score:
+        """With the bias of the block, which holds stretches of queries and of keys."""
+        other, bias = super().placed(block), self.bias
+        assert isinstance(other, Biased)
+        if not isinstance(bias, Tensor):
+            other.bias = _moved(bias, block)
+            return other
+        check_broadcasts("bias", bias, block.shape)
+        other._parameters.pop("bias", None)
+        other._buffers["bias"] = block.cut(bias)
+        return other
+
     def change(self, scores: Float[Tensor, "*batch rows columns"], block: Block) -> Tensor:
         """The bias of the block added."""
         return _add(self.bias, scores, block)
@@ -186,6 +208,27 @@ def _add(bias: Bias, scores: Tensor, block: Block) -> Tensor:
     else:
         check_broadcasts(name, bias, block.shape)
     return scores + block.cut(bias).to(scores.dtype)
+
+
+class _Moved(nn.Module):
+    """A module of positions, asked for those of a block."""
+
+    def __init__(self, bias: nn.Module, of_queries: int, of_keys: int) -> None:
+        super().__init__()
+        self.bias, self.of_queries, self.of_keys = bias, of_queries, of_keys
+
+    def forward(self, i: Tensor, j: Tensor) -> Tensor:
+        return self.bias(i + self.of_queries, j + self.of_keys)
+
+
+def _moved(bias: Callable[[Tensor, Tensor], Tensor], block: Block) -> Any:
+    """A bias that takes the positions that its queries and keys would have without the rest."""
+    *_, rows, columns = block.sizes
+    i, j = (int(x.flatten()[0]) if x.numel() else 0 for x in block.positions(torch.device("cpu")))
+    shift = i - (columns - rows), j
+    if isinstance(bias, nn.Module):
+        return _Moved(bias, *shift)
+    return lambda i, j: bias(i + shift[0], j + shift[1])
 
 
 class SoftCapped(OnTop):

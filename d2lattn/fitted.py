@@ -83,6 +83,16 @@ class Fitted(nn.Module):
             _check_measurements(name, tensor)
             if len(tensor) == 0:
                 raise ValueError(f"{name} must hold at least one measurement; got none")
+        self._check(x, y, sample_weight)
+        if sample_weight is not None and first_index((sample_weight == 0).all()) is not None:
+            raise ValueError("sample_weight must be positive somewhere; got only zeros")
+        self._keep(x, y, sample_weight)
+        return self
+
+    def _check(self, x: Tensor, y: Tensor, sample_weight: Tensor | None) -> None:
+        """Whether they fit together, and the bandwidth them."""
+        _check_measurements("x", x)
+        _check_measurements("y", y)
         weight = {} if sample_weight is None else {"sample_weight": sample_weight}
         for name, tensor in {"y": y, **weight}.items():
             _check_tensor(name, tensor)
@@ -97,9 +107,10 @@ class Fitted(nn.Module):
         if sample_weight is not None:
             _check_weights(sample_weight, len(x))
         check_bandwidth("bandwidth", self.bandwidth, columns(x).shape[-1])
+
+    def _keep(self, x: Tensor, y: Tensor, sample_weight: Tensor | None) -> None:
         self.x, self.y = x.detach().clone(), y.detach().clone()
         self.sample_weight = None if sample_weight is None else sample_weight.detach().clone()
-        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("x", "y"):  # room for measurements of any shape, also before `fit`
@@ -177,8 +188,6 @@ def _check_weights(weight: Tensor, n: int) -> None:
             f"sample_weight must be finite and not negative; got {weight[index].item()} "
             f"at index {index}"
         )
-    if first_index((weight == 0).all()) is not None:
-        raise ValueError("sample_weight must be positive somewhere; got only zeros")
 
 
 def columns(tensor: Float[Tensor, "n *columns"]) -> Float[Tensor, "n columns"]:

@@ -101,6 +101,11 @@ class Score(nn.Module):
         """Whether calling it is calling its two halves, and nobody listens."""
         return type(self).forward is Score.forward and not is_hooked(self)
 
+    def placed(self, block: Block) -> "Score":
+        """The same score, for only those queries and keys of all that stand in a block. A score
+        that depends on positions finds them there, as it is never given any others."""
+        return self
+
     # Shortcuts: what a score knows of its own `compare`. They hold for a subclass only as long as
     # it does not compare in another way; `knows` says so.
 

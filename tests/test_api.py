@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import d2lattn
-from d2lattn import d2l
+from d2lattn import d2l, distributed
 
 PAGE = Path(__file__).resolve().parents[1] / "book/api.md"
 
@@ -25,3 +25,4 @@ def test_every_public_name_has_a_place_on_the_page() -> None:
     told |= {name.rpartition(".")[2] for kind, name in directives if kind == "module"}
     assert set(d2lattn.__all__) <= told
     assert set(d2l.__all__) <= told
+    assert set(distributed.__all__) <= told

@@ -52,7 +52,7 @@ def attend(
         scores = all_scores(score, queries, keys)  # asked once, for all of them
         return _all_at_once(scores, values, shape, mask, active, need_log=need_log)
     large = ordinary and not need_weights and math.prod(shape) > SCORES_AT_ONCE
-    if ordinary and not large and mask is not None and score.shows_tokens():
+    if ordinary and not large and score.shows_tokens():
         easy = _if_easy(score, *_projected(score, *tokens), mask, active, need_log)
         if easy is not None:
             return easy
@@ -82,17 +82,19 @@ def _if_easy(
     q: Tensor,
     k: Tensor,
     values: Tensor,
-    mask: Restriction,
+    mask: Restriction | None,
     dropout: Dropout | None,
     need_log: bool,
 ) -> Average | None:
     """Without a look at the tokens: what they are is seen in what is made of them."""
     with without_autocast(q):
         scores = score.compare(q, k)
-        shape = tuple(scores.shape)
-        hidden = mask.hidden(Block.whole(shape), q.device)
+        hidden, sees_all = None, True
+        if mask is not None:
+            shape = tuple(scores.shape)
+            hidden, sees_all = mask.hidden(Block.whole(shape), q.device), mask.sees_all(shape)
         found = in_few_passes(
-            scores, values, hidden, mask.sees_all(shape), dropout, follow=scores.requires_grad
+            scores, values, hidden, sees_all, dropout, follow=scores.requires_grad
         )
         if found is None:
             return None

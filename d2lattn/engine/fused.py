@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ class _Fused(torch.autograd.Function):
                 at = (*piece.block.batch, piece.block.rows)
                 out = out[..., : values.shape[-1]]
                 if str(at) in begun:
-                    _join(output[at], logsumexp[at], out, log)
+                    join(output[at], logsumexp[at], out, log)
                 else:
                     output[at], logsumexp[at] = out, log
                     begun.add(str(at))
@@ -189,7 +190,14 @@ def _widened(tokens: Tensor, width: int) -> Tensor:
 def _stacked(
     group: list[Piece], tokens: Tensor, axis: str
 ) -> Float[Tensor, "batch 1 tokens features"]:
-    """The pieces' tokens, as elements of one batch."""
+    """The pieces' tokens, as elements of one batch; without a copy where they are evenly spaced."""
+    if len(group) > 1 and tokens.shape[:-2].numel() == 1:
+        stretches = [getattr(piece.block, axis) for piece in group]
+        first, second, last = stretches[0], stretches[1], stretches[-1]
+        step = second.start - first.start
+        if step > 0 and all(b.start - a.start == step for a, b in pairwise(stretches)):
+            run = tokens.reshape(tokens.shape[-2:])[first.start : last.stop]
+            return run.unfold(0, first.stop - first.start, step).mT.unsqueeze(1)
     parts = [piece.block.tokens(tokens, getattr(piece.block, axis)) for piece in group]
     parts = [part.reshape(-1, 1, *part.shape[-2:]) for part in parts]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -218,7 +226,7 @@ def _bias(
     return bias(group[0].block, mask, like)
 
 
-def _join(output: Tensor, logsumexp: Tensor, other: Tensor, log: Tensor) -> None:
+def join(output: Tensor, logsumexp: Tensor, other: Tensor, log: Tensor) -> None:
     """Take what other keys gave into what there is, in place."""
     total = torch.logaddexp(logsumexp, log)
     anchor = total.masked_fill(total == -torch.inf, 0.0)

@@ -38,8 +38,9 @@ class Piece(NamedTuple):
 
     @property
     def area(self) -> int:
-        *_, rows, columns = self.block.sizes
-        return rows * columns
+        rows, (start, stop) = self.block.rows, self.ends
+        assert isinstance(rows, slice)
+        return (rows.stop - rows.start) * (stop - start)
 
     @property
     def ends(self) -> Stretch:

@@ -3,6 +3,7 @@
 from d2lattn.restrictions.base import Restriction, Stretch, register_tree
 from d2lattn.restrictions.joined import Both, Inverse
 from d2lattn.restrictions.opaque import Booleans, Where
+from d2lattn.restrictions.part import Part
 from d2lattn.restrictions.regular import Band, Documents, Lengths
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Documents",
     "Inverse",
     "Lengths",
+    "Part",
     "Restriction",
     "Stretch",
     "Where",

@@ -110,9 +110,8 @@ class Lengths(Restriction):
         low, high = self._range(num_keys)
         if lens.dtype != torch.long:
             lens = lens.long()  # PyTorch cannot compare every integer dtype
-        for _ in range(len(shape) - lens.ndim):
-            lens = lens.unsqueeze(-1)
-        return Lengths(lens, low, high)
+        missing = (None,) * (len(shape) - lens.ndim)
+        return Lengths(lens[(..., *missing)], low, high)
 
     def _range(self, num_keys: int) -> tuple[int | None, int | None]:
         """The least and the largest length, after a look whether they can be meant."""
