@@ -57,15 +57,18 @@ def moments_in_boxes(
     if features not in _BOXES:
         return None
     widest, terms = _BOXES[features]
-    axes = [_axis(queries[:, i], keys[:, i], float(bandwidth[i]), widest) for i in range(features)]
+    of_keys = keys.unbind(-1)
+    of_queries = of_keys if queries is keys else queries.unbind(-1)
+    lines = zip(of_queries, of_keys, bandwidth.tolist(), strict=True)
+    axes = [_axis(q, k, h, widest) for q, k, h in lines]
     boxes = [axis.num for axis in axes]
     room = max(_MOST_NUMBERS, 4 * terms * (len(keys) + len(queries)))
     if math.prod(boxes) * terms**features * channels * len(powers) > room:
         return None
-    of_keys = _flat([axis.keys for axis in axes], boxes)
+    boxes_of_keys = _flat([axis.keys for axis in axes], boxes)
     coefficients = values.new_zeros(math.prod(boxes), *(terms,) * features, channels)
     expanded = []
-    for group in groups_of(of_keys):
+    for group in groups_of(boxes_of_keys):
         basis = [_polynomials(axis.keys_at[group.points], terms) for axis in axes]
         _expand(coefficients, group, basis, values)
         if queries is keys and len(keys) <= _MOST_NUMBERS // terms:
@@ -81,22 +84,23 @@ def moments_in_boxes(
                 before = done[power[:feature]]
                 done[power[: feature + 1]] = _translate(before, feature, axis, power[feature])
     there = torch.stack([done[power] for power in powers], dim=-2).flatten(0, features - 1)
-    of_queries = _flat([axis.queries for axis in axes], boxes)
+    boxes_of_queries = _flat([axis.queries for axis in axes], boxes)
     read = values.new_empty(len(queries), len(powers) * channels)
     for group, basis in expanded or (
         (group, [_polynomials(axis.queries_at[group.points], terms) for axis in axes])
-        for group in groups_of(of_queries)
+        for group in groups_of(boxes_of_queries)
     ):
         _read(read, group, basis, there.flatten(-2))
     sums = read.unflatten(-1, (len(powers), channels)).unbind(1)
-    return Moments(dict(zip(powers, sums, strict=True)), near.flatten()[of_queries])
+    return Moments(dict(zip(powers, sums, strict=True)), near.flatten()[boxes_of_queries])
 
 
 def _axis(
     queries: Float[Tensor, " m"], keys: Float[Tensor, " n"], h: float, widest: float
 ) -> _Axis:
     origin = keys.amin()
-    k, q = keys - origin, queries - origin
+    k = keys - origin
+    q = k if queries is keys else queries - origin
     extent = float(k.amax())
     # A power of two, so that no digit is lost where in a box a point is.
     width = 2.0 ** math.floor(math.log2(min(widest * h, extent) if extent > 0 else h))
@@ -104,8 +108,9 @@ def _axis(
     of_k = (k / width).floor()
     last = float(of_k.amax())
     # Whoever is beyond the reach of all keys sees nobody, wherever exactly.
-    of_q = (q / width).floor().clamp(-reach - 1, last + reach + 1)
-    k_at, q_at = (2 * (x / width - box) - 1 for x, box in ((k, of_k), (q, of_q)))
+    of_q = of_k if q is k else (q / width).floor().clamp(-reach - 1, last + reach + 1)
+    k_at = 2 * (k / width - of_k) - 1
+    q_at = k_at if q is k else (2 * (q / width - of_q) - 1).clamp(-1, 1)
     first = min(0, int(of_q.amin()))
     of_k, of_q = of_k.long() - first, of_q.long() - first
     num = int(torch.maximum(of_k.amax(), of_q.amax())) + 1
@@ -114,7 +119,7 @@ def _axis(
         place = occupied.diff(prepend=occupied[:1]).clamp(max=reach + 1).cumsum(0)
         of_k, of_q = (place[torch.searchsorted(occupied, box)] for box in (of_k, of_q))
         num = int(place[-1]) + 1
-    return _Axis(of_k, of_q, k_at, q_at.clamp(-1, 1), num, min(reach, num - 1), width / h)
+    return _Axis(of_k, of_q, k_at, q_at, num, min(reach, num - 1), width / h)
 
 
 def _flat(boxes: Sequence[Int[Tensor, " n"]], shape: Sequence[int]) -> Int[Tensor, " n"]:
@@ -128,11 +133,12 @@ def _flat(boxes: Sequence[Int[Tensor, " n"]], shape: Sequence[int]) -> Int[Tenso
 def _polynomials(at: Float[Tensor, "*shape points"], terms: int) -> Tensor:
     """Chebyshev's polynomials at places from -1 to 1, shape ``(*shape, terms, points)``."""
     found = at.new_empty(*at.shape[:-1], terms, at.shape[-1])
-    found[..., 0, :], found[..., 1, :] = 1.0, at
+    rows = found.unbind(-2)
+    rows[0].fill_(1.0)
+    rows[1].copy_(at)
     twice = 2 * at
     for i in range(2, terms):
-        torch.mul(twice, found[..., i - 1, :], out=found[..., i, :])
-        found[..., i, :] -= found[..., i - 2, :]
+        torch.mul(twice, rows[i - 1], out=rows[i]).sub_(rows[i - 2])
     return found
 
 

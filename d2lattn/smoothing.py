@@ -62,8 +62,31 @@ class Smoother:
         )
 
     def at(self, bandwidth: Float[Tensor, " features"]) -> "Smoother":
-        """The same with another bandwidth."""
-        return replace(self, bandwidth=bandwidth)
+        """The same with another bandwidth; what does not depend on it is found once."""
+        other = replace(self, bandwidth=bandwidth)
+        vars(other).update(table=self.table, huge=self.huge)
+        return other
+
+    @cached_property
+    def table(self) -> tuple[Float[Tensor, " outputs"], Float[Tensor, "n channels"]]:
+        """The middle of the values, and what is summed: weights, and weights times values.
+
+        What is averaged is small, measured from the middle, and so are its rounding errors. A
+        median is not moved by a few huge values.
+        """
+        middle = self.values.median(dim=0).values
+        ones = torch.ones_like(self.values[:, :1])
+        table = torch.cat([ones, self.values - middle], dim=-1)
+        weight = self.sample_weight
+        return middle, table if weight is None else table * weight.unsqueeze(-1)
+
+    @cached_property
+    def huge(self) -> Bool[Tensor, " n"] | None:
+        """Whose value is so large that its rounding error would show where its weight is none."""
+        size = self.table[1][:, 1:].abs().amax(dim=-1)
+        some = size > 0
+        huge = size > 1e6 * size[some].median() if bool(some.any()) else some
+        return huge if bool(huge.any()) else None
 
     @cached_property
     def units(self) -> Float[Tensor, " features"]:
@@ -105,6 +128,7 @@ def smooth(
     To leave out is the measurement with the query's own number. The same to rounding on every
     way: where sums would lose digits, the plain formula runs.
     """
+    back = None
     if queries.shape[1] == 1:
         smoother, queries, back = _in_order(smoother, queries, leave_out)
     m, n = len(queries), len(smoother.keys)
@@ -123,14 +147,14 @@ def smooth(
         if tick is not None:
             tick(len(some) / m)
     output = output.masked_fill(~reached.unsqueeze(-1), 0.0)
-    return (output[back], reached[back]) if queries.shape[1] == 1 else (output, reached)
+    return (output, reached) if back is None else (output[back], reached[back])
 
 
 def _by_sums(
     smoother: Smoother, queries: Float[Tensor, "m features"], leave_out: bool
 ) -> tuple[Float[Tensor, "m outputs"], Bool[Tensor, " m"]] | None:
     """Predictions from sums of kernels, and where they are good; None: nowhere."""
-    middle, table = _table(smoother)
+    middle, table = smoother.table
     powers = powers_of(queries.shape[1], smoother.degree)
     moments = _sums_of_kernels(smoother, queries, table, powers)
     if moments is None:
@@ -138,7 +162,7 @@ def _by_sums(
     if leave_out:
         _leave_out(moments, table)
     output, good = average(moments, smoother.degree, smoother.units / smoother.bandwidth)
-    return output + middle, good & ~_near_huge_values(smoother, queries, table[:, 1:])
+    return output + middle, good & ~_near_huge_values(smoother, queries)
 
 
 def sums_of_others(
@@ -146,7 +170,7 @@ def sums_of_others(
 ) -> tuple[Float[Tensor, " outputs"], Moments] | None:
     """For each measurement the sums over all others, of values from their middle, which comes
     first; None where the plain formula is the fastest way."""
-    middle, table = _table(smoother)
+    middle, table = smoother.table
     moments = _sums_of_kernels(smoother, smoother.keys, table, powers)
     if moments is not None:
         _leave_out(moments, table)
@@ -190,54 +214,37 @@ def _sums_of_kernels(
     return None
 
 
-def _table(smoother: Smoother) -> tuple[Tensor, Float[Tensor, "n channels"]]:
-    """The middle of the values, and what is summed: weights, and weights times values.
-
-    What is averaged is small, measured from the middle, and so are its rounding errors. A
-    median is not moved by a few huge values.
-    """
-    middle = smoother.values.median(dim=0).values
-    weight = smoother.sample_weight
-    ones = torch.ones_like(smoother.values[:, :1])
-    table = torch.cat([ones, smoother.values - middle], dim=-1)
-    return middle, table if weight is None else table * weight.unsqueeze(-1)
-
-
-def _near_huge_values(
-    smoother: Smoother, queries: Tensor, values: Float[Tensor, "n outputs"]
-) -> Bool[Tensor, " m"]:
-    """Who shares boxes with a value whose rounding error would show where its weight is none."""
-    nobody = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
-    size = values.abs().amax(dim=-1)
-    some = size > 0
-    if smoother.kernel != "gaussian" or not bool(some.any()):
-        return nobody
-    huge = size > 1e6 * size[some].median()
-    if not bool(huge.any()):
-        return nobody
-    powers = [(0,) * queries.shape[1]]
-    marks = huge.to(values).unsqueeze(-1)
-    found = moments_in_boxes(queries, smoother.keys, marks, smoother.bandwidth, powers)
-    return nobody if found is None else found.near > 0
+def _near_huge_values(smoother: Smoother, queries: Tensor) -> Bool[Tensor, " m"]:
+    """Who shares boxes with a huge value."""
+    huge = smoother.huge
+    if smoother.kernel == "gaussian" and huge is not None:
+        powers = [(0,) * queries.shape[1]]
+        marks = huge.to(queries).unsqueeze(-1)
+        found = moments_in_boxes(queries, smoother.keys, marks, smoother.bandwidth, powers)
+        if found is not None:
+            return found.near > 0
+    return torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
 
 
 def _in_order(
     smoother: Smoother, queries: Float[Tensor, "m 1"], leave_out: bool
-) -> tuple[Smoother, Float[Tensor, "m 1"], Int[Tensor, " m"]]:
-    """Everything sorted along the line, and the way back."""
+) -> tuple[Smoother, Float[Tensor, "m 1"], Int[Tensor, " m"] | None]:
+    """Everything sorted along the line, and the way back where queries were not."""
     by_key = _order(smoother.keys)
+    if by_key is not None:
+        smoother = smoother.of(by_key)
     by_query = by_key if leave_out else _order(queries)
+    queries = smoother.keys if leave_out else queries
+    if by_query is None:
+        return smoother, queries, None
     back = torch.empty_like(by_query)
     back[by_query] = torch.arange(len(back), device=back.device)
-    smoother = smoother.of(by_key)
-    return smoother, smoother.keys if leave_out else queries[by_query], back
+    return smoother, queries if leave_out else queries[by_query], back
 
 
-def _order(points: Float[Tensor, "n 1"]) -> Int[Tensor, " n"]:
+def _order(points: Float[Tensor, "n 1"]) -> Int[Tensor, " n"] | None:
     line = points.squeeze(-1)
-    if bool((line[1:] >= line[:-1]).all()):
-        return torch.arange(len(line), device=line.device)
-    return line.argsort()
+    return None if bool((line[1:] >= line[:-1]).all()) else line.argsort()
 
 
 def smooth_plainly(
