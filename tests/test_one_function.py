@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, jvp, stack_module_state, vmap
 from torch.nn.utils import parametrize, prune
+from torch.utils.checkpoint import checkpoint
 
 from d2lattn import (
     AdditiveScore,
@@ -326,6 +328,79 @@ def test_one_tensor_as_queries_keys_and_values(name, size, need_weights, mask):
         (first,) = torch.autograd.grad(output.square().sum(), x, create_graph=True)
         found.append((once, first, *torch.autograd.grad(first.square().sum(), x)))
     agree(found[0], found[1], 1e-7)
+
+
+Run = Callable[[], Tensor]
+
+
+def of_squares(output: Tensor, wanted: list[Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad(output.square().sum(), wanted))
+
+
+def through_a_checkpoint(run: Run, wanted: list[Tensor]) -> list[Tensor]:
+    return of_squares(checkpoint(run, use_reentrant=False), wanted)
+
+
+def saved_elsewhere(run: Run, wanted: list[Tensor]) -> list[Tensor]:
+    with torch.autograd.graph.save_on_cpu():
+        output = run()
+    return of_squares(output, wanted)
+
+
+def twice(run: Run, wanted: list[Tensor]) -> list[Tensor]:
+    loss = run().square().sum()
+    torch.autograd.grad(loss, wanted, retain_graph=True)
+    return list(torch.autograd.grad(loss, wanted))
+
+
+def under_anomaly_detection(run: Run, wanted: list[Tensor]) -> list[Tensor]:
+    with torch.autograd.detect_anomaly(check_nan=True):
+        return of_squares(run(), wanted)
+
+
+def in_threads(run: Run, wanted: list[Tensor]) -> list[Tensor]:
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: of_squares(run(), wanted), range(3)))
+    for one in found[1:]:
+        agree(one, found[0])
+    return found[0]
+
+
+USES: dict[str, Callable[[Run, list[Tensor]], list[Tensor]]] = {
+    "checkpoint": through_a_checkpoint,
+    "saved elsewhere": saved_elsewhere,
+    "twice": twice,
+    "anomaly detection": under_anomaly_detection,
+    "threads": in_threads,
+}
+
+
+@every_score
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("mask", ["nothing", "causal and lengths"])
+def test_uses_of_autograd(name, use, mask):
+    score, inputs = made(name), tokens("large")
+    options, allowed = restrictions("large")[mask]
+    wanted = [*inputs, *parameters_of(score)]
+
+    def run() -> Tensor:
+        return Attention(score)(*inputs, **options, need_weights=False).output
+
+    expected = formula(CASES[name].formula(score, *inputs[:2]), inputs[2], allowed)[0]
+    agree(USES[use](run, wanted), of_squares(expected, wanted), 1e-8)
+
+
+@pytest.mark.parametrize("name", ["dot product", "additive", "a user's"])
+@pytest.mark.parametrize("only", range(3))
+def test_gradients_of_one_input_alone(name, only):
+    score = made(name).requires_grad_(False)
+    inputs = [x.detach() for x in tokens("large")]
+    inputs[only].requires_grad_()
+    output = Attention(score)(*inputs, mask=Mask.causal(), need_weights=False).output
+    _, allowed = restrictions("large")["causal"]
+    expected = formula(CASES[name].formula(score, *inputs[:2]), inputs[2], allowed)[0]
+    agree(gradients(output, inputs[only : only + 1]), gradients(expected, inputs[only : only + 1]))
 
 
 def test_one_tensor_as_queries_and_keys_of_an_additive_score():

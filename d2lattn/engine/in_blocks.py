@@ -94,7 +94,8 @@ class _Again(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *d_made: Tensor | None) -> Gradients:
-        tokens, others = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        saved = ctx.saved_tensors  # once: a checkpoint around it counts
+        tokens, others = saved[:3], saved[3:]
         needed = ctx.needs_input_grad[1:]
         some = [x for x, is_needed in zip(others, needed[3:], strict=True) if is_needed]
         if torch.is_grad_enabled() or not is_ordinary(*(d for d in d_made if d is not None)):
