@@ -15,6 +15,8 @@ from d2lattn.kernel_regression import LocalLinear, NadarayaWatson
 from d2lattn.kernels import GaussianScore, KernelScore, gaussian_score, log_kernel
 from d2lattn.masking import causal_mask, length_mask, masked_softmax
 from d2lattn.masks import Mask
+from d2lattn.multihead import MultiHeadAttention
+from d2lattn.positions import RelativeBias, RotaryScore, alibi_slopes
 from d2lattn.score import Score
 from d2lattn.streaming import StreamOutput, merge_attention, stream_attention
 
@@ -33,11 +35,15 @@ __all__ = [
     "KernelScore",
     "LocalLinear",
     "Mask",
+    "MultiHeadAttention",
     "NadarayaWatson",
+    "RelativeBias",
+    "RotaryScore",
     "Score",
     "SoftCapped",
     "StreamOutput",
     "additive_score",
+    "alibi_slopes",
     "bilinear_score",
     "causal_mask",
     "dot_product_score",

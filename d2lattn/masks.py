@@ -156,15 +156,25 @@ def restriction(
     mask: "Mask | Bool[Tensor, '...'] | None",
     shape: tuple[int, ...],
     device: torch.device,
+    *,
+    of_heads: bool = False,
 ) -> Restriction | None:
-    """Lengths and mask as one, checked against scores of this shape; None where all is allowed."""
+    """Lengths and mask as one, checked against scores of this shape; None where all is allowed.
+
+    Of heads, the shape is ``(*batch, heads, queries, keys)``, and lengths and masks are without
+    heads unless they have one axis more.
+    """
+
+    def bound(given: Restriction) -> Restriction:
+        return given.bind_to_heads(shape, device) if of_heads else given.bind(shape, device)
+
     parts = []
     if valid_lens is not None:
         check_integers("valid_lens", valid_lens)
-        parts.append(Lengths(valid_lens).bind(shape, device))
+        parts.append(bound(Lengths(valid_lens)))
     if mask is not None:
         mask = mask if isinstance(mask, Mask) else Mask.tensor(mask)
-        parts.append(mask._restriction.bind(shape, device))
+        parts.append(bound(mask._restriction))
     return None if not parts else parts[0] if len(parts) == 1 else Both(*parts)
 
 

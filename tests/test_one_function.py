@@ -24,6 +24,8 @@ from d2lattn import (
     DotProductScore,
     GaussianScore,
     Mask,
+    RelativeBias,
+    RotaryScore,
     Score,
     SoftCapped,
     additive_score,
@@ -95,6 +97,32 @@ def biased(s: Any, q: Tensor, k: Tensor) -> Tensor:
     return dot(q, k) - s.bias.slope * (i - j).abs()
 
 
+def turned(x: Tensor, at: Tensor) -> Tensor:
+    """Neighbouring features as complex numbers, turned."""
+    rates = 10000.0 ** (-torch.arange(0, C, 2, dtype=F64) / C)
+    numbers = torch.complex(x[..., 0::2], x[..., 1::2])
+    angles = at.to(F64).unsqueeze(-1) * rates
+    numbers = numbers * torch.polar(torch.ones_like(angles), angles)
+    return torch.view_as_real(numbers).flatten(-2).to(x.dtype)
+
+
+def rotary(s: Any, q: Tensor, k: Tensor) -> Tensor:
+    i, j = positions(q, k)
+    return dot(turned(q, i[:, 0]), turned(k, j[0]))
+
+
+def relative(s: Any, q: Tensor, k: Tensor) -> Tensor:
+    i, j = positions(q, k)
+    near = ((j - i).clamp(-3, 3) + 3).unsqueeze(-1) == torch.arange(7)
+    return dot(q, k) + (near * s.bias.weight).sum(dim=-1)
+
+
+def relative_score() -> Biased:
+    score = Biased(DotProductScore(), RelativeBias(3))
+    nn.init.normal_(score.bias.weight)
+    return score
+
+
 CASES = {
     "dot product": Case(DotProductScore, lambda s, q, k: dot(q, k)),
     "bilinear": Case(lambda: BilinearScore(C, C), lambda s, q, k: q @ s.W.weight.mT @ k.mT),
@@ -107,6 +135,8 @@ CASES = {
     ),
     "a function": Case(lambda: by_position, lambda s, q, k: by_position(q, k)),
     "biased": Case(lambda: Biased(DotProductScore(), Slope()), biased),
+    "rotary": Case(RotaryScore, rotary),
+    "relative": Case(relative_score, relative),
     "capped": Case(
         lambda: SoftCapped(AdditiveScore(C, C, 3), 0.4),
         lambda s, q, k: 0.4 * (additive(s.score, q, k) / 0.4).tanh(),
@@ -495,7 +525,9 @@ def test_a_batch_of_gradients_at_once(name):
 
 
 @every_size
-@pytest.mark.parametrize("name", ["bilinear", "gaussian", "additive", "a user's", "biased"])
+@pytest.mark.parametrize(
+    "name", ["bilinear", "gaussian", "additive", "a user's", "biased", "relative"]
+)
 def test_parameters_that_are_passed_in(name, size):
     attention, inputs = Attention(made(name)), tokens(size)
     named = {n: p.detach() + 0.1 for n, p in attention.named_parameters()}
@@ -510,7 +542,9 @@ def test_parameters_that_are_passed_in(name, size):
 
 
 @every_size
-@pytest.mark.parametrize("name", ["bilinear", "additive", "a user's", "biased", "gaussian"])
+@pytest.mark.parametrize(
+    "name", ["bilinear", "additive", "a user's", "biased", "relative", "gaussian"]
+)
 def test_stacked_models(name, size):
     models = [Attention(made(name)) for _ in range(2)]
     for p in models[1].parameters():

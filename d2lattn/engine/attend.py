@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
@@ -72,7 +73,9 @@ def attend(
         block = Block.whole(shape)
         assert mask is not None
         hidden = mask.hidden(block, q.device)
-        return isolated(lambda q, k, _: score.compare(q, k), q, k, hidden, block).to(v.dtype)
+        pairs = pairs_of(score, q, k)  # which know where some of the queries stand
+        compare = pairs.compare if pairs is not None else lambda q, k, _: score.compare(q, k)
+        return isolated(compare, q, k, hidden, block).to(v.dtype)
 
     return _all_at_once(scores, v, shape, mask, active, again=again, need_log=need_log)
 
@@ -178,13 +181,19 @@ def _without_padding(
     """Zeros in place of what takes no part, so that not even NaN may spread from it."""
     if mask is None:
         return queries, keys, values
-    shape = (*queries.shape[:-1], keys.shape[-2])
-    rows = shape[-2]
-    if is_ordinary(queries):
-        rows = max(1, BOOLEANS_AT_ONCE // max(1, math.prod(shape[:-2]) * shape[-1]))
-    idle, padding = mask.unused(shape, queries.device, rows)
+    idle, padding = unused_tokens(mask, (*queries.shape[:-1], keys.shape[-2]), queries)
     return (
         queries.masked_fill(idle.unsqueeze(-1), 0.0),
         keys.masked_fill(padding.unsqueeze(-1), 0.0),
         values.masked_fill(padding.unsqueeze(-1), 0.0),
     )
+
+
+def unused_tokens(
+    mask: Restriction, shape: tuple[int, ...], like: Tensor
+) -> tuple[Bool[Tensor, "*batch #queries"], Bool[Tensor, "*batch #keys"]]:
+    """Queries that see no key, and keys that no query sees."""
+    rows = shape[-2]
+    if is_ordinary(like):
+        rows = max(1, BOOLEANS_AT_ONCE // max(1, math.prod(shape[:-2]) * shape[-1]))
+    return mask.unused(shape, like.device, rows)

@@ -35,6 +35,11 @@ class Restriction:
         """Itself for scores of this shape, checked: its tensors have as many axes as they."""
         return self
 
+    def bind_to_heads(self, shape: tuple[int, ...], device: torch.device) -> "Restriction":
+        """The same for scores ``(*batch, heads, queries, keys)``: what has no axis more than
+        ``(*batch, queries, keys)`` asks for is for all heads alike."""
+        return self.bind(shape, device)
+
     def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
         """The booleans of a block; they broadcast to it."""
         raise NotImplementedError

@@ -28,6 +28,9 @@ class Both(Restriction):
     def bind(self, shape: tuple[int, ...], device: torch.device) -> "Restriction":
         return Both(self.one.bind(shape, device), self.other.bind(shape, device))
 
+    def bind_to_heads(self, shape: tuple[int, ...], device: torch.device) -> "Restriction":
+        return Both(*(mask.bind_to_heads(shape, device) for mask in (self.one, self.other)))
+
     def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
         return self.one.allowed(block, device) & self.other.allowed(block, device)
 
@@ -67,6 +70,9 @@ class Inverse(Restriction):
 
     def bind(self, shape: tuple[int, ...], device: torch.device) -> "Restriction":
         return Inverse(self.inner.bind(shape, device))
+
+    def bind_to_heads(self, shape: tuple[int, ...], device: torch.device) -> "Restriction":
+        return Inverse(self.inner.bind_to_heads(shape, device))
 
     def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
         return self.inner.hidden(block, device)

@@ -1,6 +1,8 @@
 """Masks that can only be known by looking at every pair."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -22,6 +24,9 @@ class Where(Restriction):
     def __repr__(self) -> str:
         return f"Mask.where({getattr(self.predicate, '__name__', self.predicate)})"
 
+    def bind_to_heads(self, shape: tuple[int, ...], device: torch.device) -> "Restriction":
+        return Where(partial(_for_heads, self.predicate, len(shape)))
+
     def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
         i, j = block.positions(device)
         found = self.predicate(i, j)
@@ -31,6 +36,13 @@ class Where(Restriction):
         of_all_batch = (*block.shape[:-2], *block.sizes[-2:])
         check_broadcasts("what predicate returns", found, of_all_batch)
         return block._replace(rows=slice(None), columns=slice(None)).cut(found)
+
+
+def _for_heads(
+    predicate: Callable[[Tensor, Tensor], Tensor], axes: int, i: Tensor, j: Tensor
+) -> Any:
+    found = predicate(i, j)
+    return found.unsqueeze(-3) if isinstance(found, Tensor) and 2 < found.ndim < axes else found
 
 
 class Booleans(Restriction):
@@ -52,6 +64,13 @@ class Booleans(Restriction):
         check_device("mask", self.boolean, device)
         check_broadcasts("mask", self.boolean, shape)
         return Booleans(self.boolean[(None,) * (len(shape) - self.boolean.ndim)])
+
+    def bind_to_heads(self, shape: tuple[int, ...], device: torch.device) -> "Restriction":
+        if self.boolean.ndim >= len(shape):
+            return self.bind(shape, device)
+        bound = self.bind((*shape[:-3], *shape[-2:]), device)
+        assert isinstance(bound, Booleans)
+        return Booleans(bound.boolean.unsqueeze(-3))
 
     def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
         return block.cut(self.boolean)

@@ -113,6 +113,13 @@ class Lengths(Restriction):
         missing = (None,) * (len(shape) - lens.ndim)
         return Lengths(lens[(..., *missing)], low, high)
 
+    def bind_to_heads(self, shape: tuple[int, ...], device: torch.device) -> "Restriction":
+        if self.lens.ndim >= len(shape) - 1:
+            return self.bind(shape, device)
+        bound = self.bind((*shape[:-3], *shape[-2:]), device)
+        assert isinstance(bound, Lengths)
+        return Lengths(bound.lens.unsqueeze(-3), bound.low, bound.high)
+
     def _range(self, num_keys: int) -> tuple[int | None, int | None]:
         """The least and the largest length, after a look whether they can be meant."""
         lens = self.lens
@@ -184,6 +191,14 @@ class Documents(Restriction):
             ids[missing[: len(shape) - 1 - ids.ndim]] for ids in (self.query_ids, self.key_ids)
         )
         return Documents(query_ids.unsqueeze(-1), key_ids.unsqueeze(-2))
+
+    def bind_to_heads(self, shape: tuple[int, ...], device: torch.device) -> "Restriction":
+        return Documents(
+            *(
+                ids.unsqueeze(-2) if 1 < ids.ndim < len(shape) - 1 else ids
+                for ids in (self.query_ids, self.key_ids)
+            )
+        ).bind(shape, device)
 
     def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
         return block.cut(self.query_ids) == block.cut(self.key_ids)
