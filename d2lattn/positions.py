@@ -1,11 +1,13 @@
 """Order, which attention does not see by itself: in the score, or in queries and keys."""
 
 import math
+from copy import copy
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from d2lattn.blocks import Block
 from d2lattn.checks import at_least_float32, check_number, check_size
 from d2lattn.dot_product import DotProductScore
 
@@ -58,6 +60,7 @@ class RotaryScore(DotProductScore):
         if base <= 0:
             raise ValueError(f"base must be positive; got {base}")
         self.base = base
+        self._shift = 0  # of the queries, where these and the keys are some of all
 
     def extra_repr(self) -> str:
         return f"base={self.base}, {super().extra_repr()}"
@@ -74,8 +77,16 @@ class RotaryScore(DotProductScore):
                 "queries and keys must have an even number of features, which are turned in "
                 f"pairs; got {queries.shape[-1]}"
             )
-        first = keys.shape[-2] - queries.shape[-2]
+        first = keys.shape[-2] - queries.shape[-2] + self._shift
         return self._turned(queries, first), self._turned(keys, 0)
+
+    def placed(self, block: Block) -> "RotaryScore":
+        """With the distance between the queries and the keys of the block."""
+        i, j = (x.flatten() for x in block.positions(torch.device("cpu")))
+        other = copy(self)
+        if len(i) and len(j):
+            other._shift = int(i[-1] - j[-1])
+        return other
 
     def _turned(self, tokens: Tensor, first: int) -> Tensor:
         """Tokens that stand at the positions from ``first`` on."""

@@ -27,6 +27,7 @@ from d2lattn import (
     KernelScore,
     Mask,
     NadarayaWatson,
+    RotaryScore,
     Score,
     SoftCapped,
     stream_attention,
@@ -100,6 +101,7 @@ SCORES: dict[str, Callable[[], Score]] = {
     ),
     "biased by a function": lambda: Biased(AdditiveScore(FEATURES, FEATURES, 6), far),
     "biased by a module, capped": lambda: SoftCapped(Biased(DotProductScore(), Reach()), 3.0),
+    "rotary": RotaryScore,
     "one's own": Cosine,
 }
 

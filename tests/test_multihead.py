@@ -252,7 +252,7 @@ def test_any_number_of_batch_axes(batch, need_weights):
 @pytest.mark.parametrize("held", [math.nan, math.inf, 1e300])
 def test_padding_has_no_influence_and_no_gradient(size, need_weights, held):
     attention, clean = drawn(MultiHeadAttention(E, H)), tokens(size)
-    b, n, m = SIZES[size]
+    _, n, m = SIZES[size]
     lens = torch.tensor([m - 2, 0])
     spoilt = [x.detach().clone() for x in clean]
     for x in spoilt[1:]:

@@ -17,6 +17,7 @@ from d2lattn import (
     RotaryScore,
     alibi_slopes,
 )
+from d2lattn.blocks import Block
 from d2lattn.engine import fused
 from tests.helpers import DTYPES, close, normal, peak_bytes
 
@@ -172,3 +173,13 @@ def test_what_is_hidden_and_not_finite_leaves_positions_as_they_are():
 def test_a_wrong_call_says_what_is_wrong(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_pieces_that_are_placed_are_pieces_of_the_whole():
+    """As the processes of a ring have them."""
+    q, k = normal(7, 4), normal(9, 4, seed=1)
+    whole = RotaryScore()(q, k)
+    for rows in (slice(0, 3), slice(3, 7)):
+        for columns in (slice(0, 4), slice(4, 9)):
+            score = RotaryScore().placed(Block((7, 9), (), rows, columns))
+            close(score(q[rows], k[columns]), whole[rows, columns])
