@@ -31,7 +31,7 @@ from d2lattn import (
     additive_score,
     stream_attention,
 )
-from tests.helpers import gradients, normal
+from tests.helpers import gradients, make_blocks, normal
 
 C = 4  # features of queries and keys
 SIZES = {"small": (2, 6, 9), "large": (2, 260, 270)}  # 2 * 260 * 270 scores go in blocks
@@ -249,6 +249,23 @@ def test_values_and_gradients_are_the_formulas(name, mask, size, need_weights):
         agree([weights], [alpha])
     wanted = [*inputs, *parameters_of(score)]
     agree(gradients(output, wanted), gradients(expected, wanted), 1e-8)
+
+
+@every_score
+@pytest.mark.parametrize("mask", ["nothing", "lengths", "causal", "window or first", "tensor"])
+def test_many_blocks_and_pieces_are_added_up(name, mask, monkeypatch):
+    make_blocks(monkeypatch, 2**13)
+    test_values_and_gradients_are_the_formulas(name, mask, "large", False)
+
+
+def test_documents_of_one_length_that_are_not_evenly_spaced():
+    numbers = torch.arange(7).repeat_interleave(torch.tensor([100, 40, 100, 100, 60, 100, 100]))
+    inputs = [normal(600, C, seed=i, requires_grad=True) for i in range(3)]
+    options = {"mask": Mask.documents(numbers, numbers), "need_weights": False}
+    output = Attention(DotProductScore())(*inputs, **options).output
+    expected, _ = formula(dot(*inputs[:2]), inputs[2], numbers[:, None] == numbers)
+    agree([output], [expected])
+    agree(gradients(output, inputs), gradients(expected, inputs))
 
 
 @every_score
