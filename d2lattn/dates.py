@@ -211,7 +211,7 @@ def draw_dates(
     generator
         What draws: the same state gives the same dates.
     ambiguous
-        Whether every sixth date, on average, comes in one of the ``AMBIGUOUS`` orders.
+        Whether every second date, on average, comes in one of the ``AMBIGUOUS`` orders.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def draw_dates(
     if len(days) == 0:
         raise ValueError("days must hold at least one day to draw from; got none")
     which = torch.randint(len(days), (number,), generator=generator).tolist()
-    forms = torch.randint(24 if ambiguous else 20, (number,), generator=generator).tolist()
+    forms = torch.randint(40 if ambiguous else 20, (number,), generator=generator).tolist()
     orders = torch.randint(3, (number,), generator=generator).tolist()
     return [
         write_date(days[i], LOCALES[form // 4], FORMATS[form % 4])

@@ -69,6 +69,15 @@ from d2lattn.exercises.chapter_08 import (
     check_08_one_tile,
     check_08_square,
 )
+from d2lattn.exercises.chapter_09 import (
+    check_09_beam,
+    check_09_by_hand,
+    check_09_last_state,
+    check_09_loss,
+    check_09_monotonic,
+    check_09_on_field,
+    check_09_told,
+)
 from d2lattn.exercises.engine import Verdict
 
 __all__ = [
@@ -122,4 +131,11 @@ __all__ = [
     "check_08_merge",
     "check_08_one_tile",
     "check_08_square",
+    "check_09_beam",
+    "check_09_by_hand",
+    "check_09_last_state",
+    "check_09_loss",
+    "check_09_monotonic",
+    "check_09_on_field",
+    "check_09_told",
 ]
