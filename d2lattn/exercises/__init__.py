@@ -78,6 +78,13 @@ from d2lattn.exercises.chapter_09 import (
     check_09_on_field,
     check_09_told,
 )
+from d2lattn.exercises.chapter_11 import (
+    check_11_by_hand,
+    check_11_traffic,
+    check_11_tree,
+    check_11_without_keys,
+    check_11_zigzag,
+)
 from d2lattn.exercises.engine import Verdict
 
 __all__ = [
@@ -138,4 +145,9 @@ __all__ = [
     "check_09_monotonic",
     "check_09_on_field",
     "check_09_told",
+    "check_11_by_hand",
+    "check_11_traffic",
+    "check_11_tree",
+    "check_11_without_keys",
+    "check_11_zigzag",
 ]
