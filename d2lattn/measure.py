@@ -5,7 +5,32 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-__all__ = ["milliseconds", "peak_bytes"]
+__all__ = ["each_in_milliseconds", "milliseconds", "peak_bytes"]
+
+
+def each_in_milliseconds(
+    run: Callable[[], Any],
+    repeats: int = 5,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """The times of several calls, after one that only warms up: what :func:`milliseconds` sums up.
+
+    Examples
+    --------
+    >>> times = each_in_milliseconds(lambda: sum(range(1000)), repeats=3)
+    >>> len(times), 0 < min(times) <= max(times)
+    (3, True)
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1; got {repeats}")
+    run()
+    spent = []
+    for _ in range(repeats):
+        start = clock()
+        run()
+        spent.append(1e3 * (clock() - start))
+    return spent
 
 
 def milliseconds(
@@ -41,15 +66,7 @@ def milliseconds(
     >>> milliseconds(lambda: sum(range(1000))) < milliseconds(lambda: sum(range(100_000)))
     True
     """
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1; got {repeats}")
-    run()
-    spent = []
-    for _ in range(repeats):
-        start = clock()
-        run()
-        spent.append(clock() - start)
-    return 1e3 * median(spent)
+    return median(each_in_milliseconds(run, repeats, clock=clock))
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
