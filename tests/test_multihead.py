@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -368,7 +368,7 @@ def test_an_exported_program_takes_other_sizes():
     attention = MultiHeadAttention(E, H, score=RotaryScore()).eval()
     q, k, v = tokens(requires_grad=False, dtype=torch.float32)
     b, n, m = (torch.export.Dim(name, min=2, max=512) for name in ("b", "n", "m"))
-    shapes = {
+    shapes: dict[str, Any] = {
         "queries": {0: b, 1: n}, "keys": {0: b, 1: m}, "values": {0: b, 1: m},
         "valid_lens": {0: b}, "mask": [[]], "need_weights": None,
     }  # fmt: skip
@@ -428,13 +428,16 @@ WRONG = {
         lambda: MultiHeadAttention(8, 0), ValueError, "num_heads must be at least 1; got 0"
     ),
     "a size of text": (
-        lambda: MultiHeadAttention("8", 2), TypeError, "embed_dim must be an integer; got '8'"
+        lambda: MultiHeadAttention(cast(int, "8"), 2),
+        TypeError, "embed_dim must be an integer; got '8'"
     ),
     "a size that is no integer": (
-        lambda: MultiHeadAttention(8, 2, kdim=1.5), TypeError, "kdim must be an integer; got 1.5"
+        lambda: MultiHeadAttention(8, 2, kdim=cast(int, 1.5)),
+        TypeError, "kdim must be an integer; got 1.5"
     ),
     "a class as score": (
-        lambda: MultiHeadAttention(8, 2, score=RotaryScore), TypeError, "score must be a function"
+        lambda: MultiHeadAttention(8, 2, score=cast(Any, RotaryScore)),
+        TypeError, "score must be a function"
     ),
     "dropout above one": (
         lambda: MultiHeadAttention(8, 2, dropout=2), ValueError, "dropout must be a probability"

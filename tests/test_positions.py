@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -96,10 +97,12 @@ def test_far_positions_are_turned_as_exactly_as_near_ones():
 
 def test_a_rotary_score_runs_on_the_fused_kernel(monkeypatch):
     calls = []
-    found = fused.fused
-    monkeypatch.setattr(
-        "d2lattn.engine.attend.fused", lambda *given: calls.append(given) or found(*given)
-    )
+
+    def noted(*given: Any) -> Any:
+        calls.append(given)
+        return fused.fused(*given)
+
+    monkeypatch.setattr("d2lattn.engine.attend.fused", noted)
     x = normal(1, 600, 8, dtype=torch.float32)
     options = {"mask": Mask.causal()}
     streamed = Attention(RotaryScore())(x, x, x, **options, need_weights=False).output
@@ -141,6 +144,7 @@ def test_each_learned_distance_gets_the_gradient_of_its_pairs():
     bias = RelativeBias(1).double()
     x = normal(4, 2)
     Biased(DotProductScore(), bias)(x, x).sum().backward()
+    assert bias.weight.grad is not None
     assert bias.weight.grad.tolist() == [6.0, 4.0, 6.0]
 
 
@@ -158,12 +162,12 @@ def test_what_is_hidden_and_not_finite_leaves_positions_as_they_are():
 
 @pytest.mark.parametrize(("call", "error", "message"), [
     (lambda: alibi_slopes(0), ValueError, "num_heads must be at least 1; got 0"),
-    (lambda: alibi_slopes(2.0), TypeError, "num_heads must be an integer; got 2.0"),
+    (lambda: alibi_slopes(cast(int, 2.0)), TypeError, "num_heads must be an integer; got 2.0"),
     (lambda: RelativeBias(0), ValueError, "reach must be at least 1; got 0"),
     (lambda: RelativeBias(2, True), TypeError, "num_heads must be an integer; got True"),
     (lambda: RotaryScore(0.0), ValueError, "base must be positive; got 0.0"),
     (lambda: RotaryScore(math.inf), ValueError, "base must be finite; got inf"),
-    (lambda: RotaryScore("10"), TypeError, "base must be a number; got '10'"),
+    (lambda: RotaryScore(cast(float, "10")), TypeError, "base must be a number; got '10'"),
     (lambda: RotaryScore(scale=math.nan), ValueError, "scale must be finite; got nan"),
     (lambda: RotaryScore()(torch.zeros(2, 3), torch.zeros(2, 3)), ValueError,
      "even number of features, which are turned in pairs; got 3"),

@@ -78,6 +78,14 @@ from d2lattn.exercises.chapter_09 import (
     check_09_on_field,
     check_09_told,
 )
+from d2lattn.exercises.chapter_10 import (
+    check_10_bias,
+    check_10_by_hand,
+    check_10_cache,
+    check_10_heads,
+    check_10_induction,
+    check_10_turn,
+)
 from d2lattn.exercises.chapter_11 import (
     check_11_by_hand,
     check_11_traffic,
@@ -145,6 +153,12 @@ __all__ = [
     "check_09_monotonic",
     "check_09_on_field",
     "check_09_told",
+    "check_10_bias",
+    "check_10_by_hand",
+    "check_10_cache",
+    "check_10_heads",
+    "check_10_induction",
+    "check_10_turn",
     "check_11_by_hand",
     "check_11_traffic",
     "check_11_tree",

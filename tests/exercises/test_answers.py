@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from d2lattn import exercises
 from d2lattn.exercises import Verdict
 from tests.exercises import Check
 
-CHAPTERS = [import_module(f"tests.exercises.answers_{number:02}") for number in (*range(1, 10), 11)]
+CHAPTERS = [
+    import_module(f"tests.exercises.{path.stem}")
+    for path in sorted(Path(__file__).parent.glob("answers_*.py"))
+]
 RIGHT = [row for chapter in CHAPTERS for row in chapter.RIGHT]
 WRONG = [row for chapter in CHAPTERS for row in chapter.WRONG]
 
