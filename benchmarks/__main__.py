@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     saved.unlink(missing_ok=True)
     status = pytest.main(
         [
-            str(FOLDER / "bench_targets.py"),
+            *(str(FOLDER / f"bench_{part}.py") for part in ("targets", "processes")),
             f"--config-file={FOLDER / 'pytest.ini'}",
             f"--benchmark-json={saved}",
             *arguments,
