@@ -75,30 +75,65 @@ async (pages) => {
         document.head.append(make("style", "", rules.join("\n")));
     };
 
+    // What the checks say before there is an answer
+    const dropEmptyAnswers = () => {
+        const outputs = [...article.querySelectorAll(".cell_output")];
+        outputs.filter((e) => e.textContent.trim().startsWith("○")).forEach((e) => e.remove());
+    };
+
+    // A quiz keeps its question and what may be answered; the verdicts go to the solutions.
+    const answersOf = (quiz) => {
+        const options = [...quiz.querySelectorAll("details.option")];
+        const choices = options.map((option) => {
+            const words = option.querySelector("summary").cloneNode(true).childNodes;
+            return make("li", "", ...words);
+        });
+        quiz.append(make("ol", "choices", ...choices));
+        return options;
+    };
+
     const moveSolutions = () => {
         const back = make("section", "book-part solutions", make("h2", "", "Solutions"));
         back.id = "all-solutions";
         let chapter = null, exercise = null;
-        for (const solution of article.querySelectorAll("details.solution")) {
-            const home = solution.closest(".book-part");
-            const section = solution.closest("section");
+        const told = new Set(); // exercises that say where their solution is
+        for (const found of article.querySelectorAll(".quiz, details.solution")) {
+            const home = found.closest(".book-part");
+            const section = found.closest("section");
+            const isQuiz = found.matches(".quiz");
             if (home !== chapter) back.append(make("h3", "", ...words(titleOf(home))));
             if (section !== exercise) {
                 const title = make("h4", "", ...words(titleOf(section)));
                 title.id = "solution-of-" + section.id;
                 back.append(title);
-                const link = make("a", "", "Solution");
-                link.href = "#" + title.id;
-                solution.before(make("p", "to-solution", link));
+            }
+            const link = make("a", "", isQuiz ? "Answer" : "Solution");
+            link.href = "#solution-of-" + section.id;
+            const line = make("p", "to-solution", link);
+            if (isQuiz) {
+                back.append(...answersOf(found));
+                found.append(line);
+            } else {
+                if (!told.has(section)) found.before(line);
+                told.add(section);
+                const code = found.nextElementSibling;
+                back.append(found);
+                if (code && code.matches(".cell.tag_hide-cell")) back.append(code);
             }
             chapter = home;
             exercise = section;
-            const code = solution.nextElementSibling;
-            back.append(solution);
-            if (code && code.matches(".cell.tag_hide-cell")) back.append(code);
         }
         if (chapter) article.append(back);
         return back;
+    };
+
+    // A link to a chapter or a section says on which page it begins; as yet, how much room that takes.
+    const addPages = () => {
+        for (const link of article.querySelectorAll('.book-part a[href^="#"]:not(.headerlink)')) {
+            const target = document.getElementById(decodeURIComponent(link.getAttribute("href").slice(1)));
+            const begins = target && target.matches("section, section > span:empty");
+            if (begins && link.textContent) link.append(make("span", "on-page", " (page 000)"));
+        }
     };
 
     const addTitle = (parts) => {
@@ -135,12 +170,18 @@ async (pages) => {
             link.querySelector("b").textContent = pageOf(link) || "";
         });
         article.querySelectorAll(".to-solution a").forEach((link) => {
-            link.textContent = "Solution: page " + pageOf(link);
+            link.textContent += ": page " + pageOf(link);
+        });
+        article.querySelectorAll("a > .on-page").forEach((where) => {
+            const page = pageOf(where.parentElement);
+            where.textContent = page ? ` (page ${page})` : "";
         });
         return;
     }
     prepare();
+    dropEmptyAnswers();
     joinPages();
+    addPages();
     const parts = [...chapters, moveSolutions()];
     addTitle(parts);
     nameParts(parts);

@@ -23,6 +23,8 @@ PACKED = {"pygments.css", "epub.css", "mark.svg"}  # of _static
 INERT = re.compile(r'<script type="application/json">.*?</script>', re.DOTALL)
 SUMMARY = re.compile(r"<summary([^>]*)>\s*<p[^>]*>(.*?)</p>.*?</summary>", re.DOTALL)
 IMAGE_ID = re.compile(r' id="(image\w+)"')
+DOCTYPE = re.compile(r"<!DOCTYPE[^>]*>\s*")
+EMPTY_PATH = re.compile(r"<path((?:\s(?!d=)[\w:-]+=\"[^\"]*\")*)\s*/>")
 
 
 def plain(body: str) -> str:
@@ -30,8 +32,10 @@ def plain(body: str) -> str:
     return SUMMARY.sub(r"<summary\1>\2</summary>", INERT.sub("", body))
 
 
-def with_own_ids(drawing: str) -> str:
-    """An SVG whose ids are unique: Matplotlib gives the same one to every copy of an image."""
+def valid(drawing: str) -> str:
+    """An SVG as EPUB takes it: without the DOCTYPE that Matplotlib writes, and without the ids
+    that it gives to every copy of an image; a space, which is a path of nothing, says so."""
+    drawing = EMPTY_PATH.sub(r'<path\1 d="M0 0"/>', DOCTYPE.sub("", drawing, count=1))
     return IMAGE_ID.sub(lambda match: match[0] if f"#{match[1]}" in drawing else "", drawing)
 
 
@@ -69,7 +73,7 @@ class Book(Epub3Builder):  # type: ignore[misc, unused-ignore]
         out = Path(self.outdir)
         for drawing in (out / self.imagedir).glob("*.svg"):
             text = drawing.read_text(encoding="utf-8")
-            drawing.write_text(with_own_ids(text), encoding="utf-8")
+            drawing.write_text(valid(text), encoding="utf-8")
         for path in (out / "_static").rglob("*"):
             if path.is_file() and path.name not in PACKED:
                 path.unlink()

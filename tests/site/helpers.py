@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +18,26 @@ PUBLISHED = {
 ABSENT = "no/such/page.html"  # so deep that relative links would fail
 
 
+EPUBCHECK = Path("/usr/share/java/epubcheck.jar")  # where Debian's package has it
+
+
 def required_chromium() -> str:
     """The system's Chromium, for a test. With REQUIRE_BROWSER set, its absence is a failure."""
-    program = serving.system_chromium()
+    message = "no Chromium on this machine: links were checked, but no page was opened"
+    return required(serving.system_chromium(), message, "REQUIRE_BROWSER")
+
+
+def required_epubcheck() -> str:
+    """EPUBCheck, for a test. With REQUIRE_EPUBCHECK set, its absence is a failure."""
+    found = str(EPUBCHECK) if EPUBCHECK.exists() and shutil.which("java") else None
+    return required(
+        found, "no EPUBCheck on this machine: the EPUB is as we read it", "REQUIRE_EPUBCHECK"
+    )
+
+
+def required(program: str | None, message: str, variable: str) -> str:
     if program is None:
-        message = "no Chromium on this machine: links were checked, but no page was opened"
-        if os.environ.get("REQUIRE_BROWSER"):
+        if os.environ.get(variable):
             pytest.fail(message, pytrace=False)
         pytest.skip(message)
     return program

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page, ViewportSize
 
+from tests.site.helpers import required_epubcheck
 from tools.pdf import book_on_paper, write_book
 from tools.serving import build
 
@@ -72,6 +74,23 @@ def test_the_solutions_are_printed_at_the_end(paper: Page, one_page: BeautifulSo
     assert all(text.strip() for text in back.locator("details.solution > p").all_inner_texts())
 
 
+def test_answers_to_quizzes_are_printed_with_the_solutions(paper: Page) -> None:
+    assert paper.locator(".quiz").count() > 20
+    assert paper.locator(".quiz details").count() == 0
+    assert paper.locator(".solutions details.option").count() > 60
+    for quiz in paper.locator(".quiz").all()[:5]:
+        assert quiz.locator(".choices > li").count() >= 2
+        assert quiz.locator(".to-solution a").count() == 1
+
+
+def test_what_a_check_says_before_there_is_an_answer_is_not_printed(paper: Page) -> None:
+    assert paper.locator(".cell_output", has_text="Your turn.").count() == 0
+
+
+def test_links_to_chapters_and_sections_have_room_for_a_page(paper: Page) -> None:
+    assert paper.locator(".book-part a > .on-page").count() > 30
+
+
 def test_links_on_paper_lead_to_a_place_in_the_book_or_to_the_web(paper: Page) -> None:
     links = paper.evaluate(
         "[...document.querySelectorAll('article a[href]')].map(e => e.getAttribute('href'))"
@@ -113,6 +132,10 @@ SMALL = """<!doctype html><html lang="en"><head><link rel="icon" href="data:imag
 <span id="document-p/1"></span>
 <section id="one"><h2>1. One</h2><section id="a"><h3>1.1. A</h3>
 <p><a href="#document-p/2#a">B</a></p>
+<div class="quiz"><p>Which?</p>
+<details class="option"><summary>This</summary><p>Right.</p></details>
+<details class="option"><summary>That</summary><p>Not quite.</p></details></div>
+<div class="cell"><pre>check()</pre><div class="cell_output"><p>○ <b>Your turn.</b></p></div></div>
 <details class="solution"><summary>The solution</summary><p>Because.</p></details></section>
 </section>
 <span id="document-p/2"></span><section id="two"><h2>2. Two</h2>
@@ -132,7 +155,14 @@ def test_the_contents_say_on_which_page_a_chapter_begins(tmp_path: Path, browser
         links = page.locator("section p:not(.to-solution) a")
         targets = links.evaluate_all("all => all.map(a => a.getAttribute('href'))")
         assert targets == ["#p/2--a", "#p/2--a", "#a"]
-        assert page.locator(".to-solution").inner_text() == "Solution: page 5"
+        assert links.all_inner_texts() == ["B (page 4)", "Here. (page 4)", "A (page 3)"]
+        assert page.locator(".to-solution").all_inner_texts() == [
+            "Answer: page 5",
+            "Solution: page 5",
+        ]
+        assert page.locator(".choices > li").all_inner_texts() == ["This", "That"]
+        assert page.locator(".solutions details.option").count() == 2
+        assert page.get_by_text("Your turn").count() == 0
     assert entries == [
         ["1. One", "3"],
         ["1.1. A", "3"],
@@ -239,4 +269,28 @@ def test_an_epub_holds_no_data_of_laboratories() -> None:
 
 def test_only_ids_that_nobody_uses_are_taken_from_a_drawing() -> None:
     drawing = '<image id="image1"/><use href="#image2"/><image id="image2"/>'
-    assert ebook.with_own_ids(drawing) == drawing.replace(' id="image1"', "")
+    assert ebook.valid(drawing) == drawing.replace(' id="image1"', "")
+
+
+def test_a_drawing_names_no_file_elsewhere_and_has_no_path_of_nothing() -> None:
+    drawing = '<?xml version="1.0"?>\n<!DOCTYPE svg PUBLIC "a"\n "http://b">\n<svg>{}</svg>'
+    paths = '<path id="space" transform="scale(2)"/><path id="a" d="M1 1"/>'
+    assert ebook.valid(drawing.format(paths)) == (
+        '<?xml version="1.0"?>\n<svg><path id="space" transform="scale(2)" d="M0 0"/>'
+        '<path id="a" d="M1 1"/></svg>'
+    )
+
+
+def test_epubcheck_finds_nothing(folder: Path) -> None:
+    program = required_epubcheck()
+    [path] = (folder / "epub").glob("*.epub")
+    done = subprocess.run(
+        # Starting is most of it: a compiler that thinks less is faster.
+        ["java", "-XX:TieredStopAtLevel=1", "-jar", program, "--failonwarnings", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said[-4000:]
+    assert "0 fatals / 0 errors / 0 warnings" in said

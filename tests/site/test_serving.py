@@ -32,8 +32,14 @@ def test_where_a_browser_is_required_its_absence_is_a_failure(
 
 def test_continuous_integration_installs_and_requires_one() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    steps = ["install .*chromium", "^export REQUIRE_BROWSER=1", "^make test$"]
+    steps = [
+        r"missing\+=\(chromium\)",
+        r"missing\+=\(epubcheck\b",
+        r"apt-get install .*\$\{missing",
+        "^export REQUIRE_BROWSER=1 REQUIRE_EPUBCHECK=1",
+        "^make test$",
+    ]
     found = [re.search(step, script, re.MULTILINE) for step in steps]
     places = [match.start() for match in found if match]
-    assert len(places) == 3
+    assert len(places) == len(steps)
     assert places == sorted(places)
