@@ -14,7 +14,7 @@ export BOOK_DOWNLOADS ?= $(CURDIR)/_build/downloads
 DOWNLOADS := $(BOOK_DOWNLOADS)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test bench refresh serve site-report epub pdf dist lint lock clean
+.PHONY: help book notebooks lab test bench refresh serve site-report epub pdf dist lint lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -22,6 +22,14 @@ help:  ## this list
 book: $(READY)  ## build the book; every warning is an error
 	@$(BUILD)
 	@echo "The home page: file://$(CURDIR)/_build/html/index.html"
+
+notebooks: book  ## the chapters as plain notebooks, to run anywhere
+	@$(BIN)/python -m tools.notebooks _build/html notebooks
+
+# JupyterLab is not in the lock: nothing here is tested with it, and it is as much as all the rest.
+lab: notebooks  ## the notebooks in JupyterLab, which it installs
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lab]'
+	@$(BIN)/jupyter trust notebooks/*.ipynb && $(BIN)/jupyter lab --notebook-dir=notebooks
 
 test: $(READY)  ## run every test and every chapter; ARGS="-k masking" for a part
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(ARGS)

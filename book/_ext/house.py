@@ -43,10 +43,6 @@ def repository_options(environment: Mapping[str, str]) -> dict[str, Any]:
         "use_source_button": True,
         "use_edit_page_button": True,
         "use_issues_button": True,
-        "launch_buttons": {
-            "binderhub_url": "https://mybinder.org",
-            "notebook_interface": "jupyterlab",
-        },
     }
 
 
@@ -112,12 +108,12 @@ DARK = """<svg width="0" height="0" aria-hidden="true" style="position: absolute
 """
 
 
-def about(words: int, notebook: str, binder: str) -> str:
+def about(words: int, notebook: str, elsewhere: dict[str, str]) -> str:
     """The line under a chapter's title: how long it takes to read, how to run it."""
     ways = [
         f"{max(1, round(words / WORDS_A_MINUTE))} minutes to read",
         f'<a href="{notebook}" download>Download the notebook</a>',
-        f'<a href="{binder}">Run it on Binder</a>' if binder else "",
+        *(f'<a href="{address}">Run it on {name}</a>' for name, address in elsewhere.items()),
         '<a href="index.html#how-to-run-it">Run it at home</a>',
     ]
     return f'<p class="house-meta">{" · ".join(filter(None, ways))}</p>'
@@ -183,20 +179,27 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
         elif re.search(r"/\d\d-", page):
             words = sum(len(node.astext().split()) for node in doctree.findall(nodes.paragraph))
             notebook = f"../_sources/{page}.ipynb"
-            body = body.replace("</h1>", "</h1>\n" + about(words, notebook, binder(page)), 1)
+            body = body.replace("</h1>", "</h1>\n" + about(words, notebook, elsewhere(page)), 1)
         if "house-figure" in body:
             body += DARK
     context["body"] = body
 
 
-def binder(page: str) -> str:
+# The branch that `.github/workflows/pages.yml` fills with the plain edition
+NOTEBOOKS = "notebooks"
+
+
+def elsewhere(page: str) -> dict[str, str]:
     """Where a chapter runs on somebody else's computer; nowhere if its repository is unknown."""
     options = repository_options(os.environ)
     owner = re.fullmatch(r"https://github\.com/([^/]+/[^/]+)", options.get("repository_url", ""))
     if not owner:
-        return ""
-    branch = options["repository_branch"]
-    return f"https://mybinder.org/v2/gh/{owner[1]}/{branch}?urlpath=lab/tree/{page}.ipynb"
+        return {}
+    file = f"{page.rpartition('/')[2]}.ipynb"
+    return {
+        "Binder": f"https://mybinder.org/v2/gh/{owner[1]}/{NOTEBOOKS}?urlpath=lab/tree/{file}",
+        "Colab": f"https://colab.research.google.com/github/{owner[1]}/blob/{NOTEBOOKS}/{file}",
+    }
 
 
 def description(doctree: nodes.document, length: int) -> str:
@@ -263,7 +266,15 @@ def copy_downloads(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     begin_anew(app)
-    for part in ("maths", "lean", "ebook", "notfound.extension", "sphinxext.opengraph"):
+    for part in (
+        "maths",
+        "lean",
+        "ebook",
+        "plain",
+        "finder",
+        "notfound.extension",
+        "sphinxext.opengraph",
+    ):
         app.setup_extension(part)
     if os.environ.get("BOOK_URL", "").strip():
         app.setup_extension("sphinx_sitemap")

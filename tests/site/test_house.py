@@ -36,7 +36,6 @@ def test_a_fork_gets_links_to_itself(ending: str) -> None:
     assert options["use_edit_page_button"]
     assert options["use_source_button"]
     assert options["use_issues_button"]
-    assert options["launch_buttons"]["binderhub_url"]
 
 
 def test_the_branch_is_main_unless_named() -> None:
@@ -81,14 +80,18 @@ def test_the_arguments_of_a_signature_are_no_definitions() -> None:
 
 def test_a_chapter_tells_how_to_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BOOK_REPOSITORY_URL", raising=False)
-    assert house.binder("book/01-a") == ""
+    assert house.elsewhere("book/01-a") == {}
     monkeypatch.setenv("BOOK_REPOSITORY_URL", "https://github.com/someone/course")
-    address = house.binder("book/01-a")
-    assert address.startswith("https://mybinder.org/v2/gh/someone/course/main")
-    line = house.about(2900, "01-a.ipynb", address)
+    places = house.elsewhere("book/01-a")
+    assert list(places) == ["Binder", "Colab"]
+    for address in places.values():
+        assert "/someone/course/" in address
+        assert "/notebooks" in address, "not the source, but the plain edition"
+        assert address.endswith("/01-a.ipynb")
+    line = house.about(2900, "01-a.ipynb", places)
     assert "14 minutes" in line
     assert 'href="01-a.ipynb" download' in line
-    assert address in line
+    assert all(f'href="{address}"' in line for address in places.values())
 
 
 def test_the_other_forms_are_offered_once_they_exist(

@@ -143,7 +143,7 @@ def walk(page: Path, direction: str) -> list[Path]:
 
 
 def test_a_chapter_says_how_long_it_takes_and_how_to_run_it(site: Path) -> None:
-    chapters = sorted((site / "book").glob("0*.html"))
+    chapters = sorted((site / "book").glob("[01]*-*.html"))
     assert chapters
     for path in chapters:
         line = soup_of(path).select_one("h1 + .house-meta")
@@ -152,8 +152,11 @@ def test_a_chapter_says_how_long_it_takes_and_how_to_run_it(site: Path) -> None:
         notebook = line.select_one("a[download]")
         assert notebook
         stored = (path.parent / str(notebook["href"])).resolve()
-        assert stored.read_bytes() == (ROOT / "book" / f"{path.stem}.ipynb").read_bytes()
-        assert line.select_one("a[href^='https://mybinder.org/v2/gh/someone/course/main']")
+        assert stored == site / "_sources" / "book" / f"{path.stem}.ipynb"
+        for place in ("mybinder.org/v2/gh", "colab.research.google.com/github"):
+            assert line.select_one(f"a[href^='https://{place}/someone/course/']"), place
+        launched = [str(a["href"]) for a in soup_of(path).select("a[href^='https://mybinder']")]
+        assert all("/notebooks?" in address for address in launched), "not the source"
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path, pages: list[Path]) -> None:

@@ -36,7 +36,7 @@ def test_continuous_integration_installs_and_requires_one() -> None:
         r"missing\+=\(chromium\)",
         r"missing\+=\(epubcheck\b",
         r"apt-get install .*\$\{missing",
-        "^export REQUIRE_BROWSER=1 REQUIRE_EPUBCHECK=1",
+        "^export REQUIRE_BROWSER=1 .*REQUIRE_EPUBCHECK=1",
         "^make test$",
     ]
     found = [re.search(step, script, re.MULTILINE) for step in steps]
