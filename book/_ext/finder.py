@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,31 +142,16 @@ def write(app: Sphinx, error: Exception | None) -> None:
         for name in more:
             logger.warning("no section has the name %r of _search/words.txt", name)
     text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
-    target = Path(app.outdir, "_static", "search")
-    target.mkdir(parents=True, exist_ok=True)
-    tools = target.parent / "searchtools.js"
+    tools = Path(app.outdir, "_static", "searchtools.js")
     script = tools.read_text(encoding="utf-8")
     if script.count(BEGIN) != 1:
         logger.warning("Sphinx's search does not begin as it did: %s", tools.name)
-    tools.write_text(script.replace(BEGIN, f"installBookSearch(Search);\n{BEGIN}"), "utf-8")
-    (target / "entries.js").write_text(f"window.bookEntries = {text};\n", encoding="utf-8")
-
-
-def copy(app: Sphinx) -> None:
-    if app.builder.name == "html":
-        target = Path(app.outdir, "_static", "search")
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copy(HERE / "search.js", target)
-
-
-def add(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    if page == "search" and app.builder.name == "html":
-        for script in ("entries", "search"):  # before Sphinx's own
-            app.add_js_file(f"search/{script}.js", loading_method="defer", priority=900)
+    script = script.replace(BEGIN, f"installBookSearch(Search);\n{BEGIN}")
+    ours = (HERE / "search.js").read_text(encoding="utf-8")
+    # In one file: a page of this book loads few.
+    tools.write_text(f"window.bookEntries = {text};\n{ours}\n{script}", encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.connect("builder-inited", copy)
-    app.connect("html-page-context", add)
     app.connect("build-finished", write, priority=300)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,5 @@
-/* Ranks the entries of the book (entries.js) for a question and shows the best, each with a piece of
-   its prose. Sphinx's searchtools.js has the page, and calls this before it begins (finder.py); what
+/* Ranks the entries of the book (from finder.py) for a question and shows the best, each with a piece of
+   its prose. Sphinx's searchtools.js has the page, and calls this before it begins; what
    its language_data.js knows of English is used here as well. */
 window.installBookSearch = function (Search) {
     "use strict";

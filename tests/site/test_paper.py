@@ -125,7 +125,8 @@ def test_what_needs_a_screen_is_not_printed(paper: Page) -> None:
     assert paper.locator("article details:not([open])").count() == 0
 
 
-SMALL = """<!doctype html><html lang="en"><head><link rel="icon" href="data:image/svg+xml,
+SMALL = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<link rel="icon" href="data:image/svg+xml,
 <svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"><style>
 .book-part { break-before: page } .book-title, .book-contents { break-after: page }</style></head>
 <body><article><section><h1>The book</h1><div class="toctree-wrapper">

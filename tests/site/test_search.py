@@ -72,9 +72,14 @@ def test_a_question_finds_its_section(page: Page, site: Path, question: str) -> 
     assert "()" not in first["text"]
 
 
+def written(site: Path) -> list[list[str]]:
+    text = (site / "_static" / "searchtools.js").read_text(encoding="utf-8")
+    first = text.partition("\n")[0]
+    return list(json.loads(first.removeprefix("window.bookEntries = ").removesuffix(";")))
+
+
 def test_every_result_leads_to_a_place_on_its_page(site: Path) -> None:
-    text = (site / "_static" / "search" / "entries.js").read_text(encoding="utf-8")
-    entries = json.loads(text.partition("=")[2].rstrip(";\n"))
+    entries = written(site)
     assert len(entries) > 200
     pages = {name: (site / name).read_text(encoding="utf-8") for name, *_ in entries}
     for name, anchor, title, *_ in entries:
@@ -88,7 +93,6 @@ def test_a_question_without_an_answer_says_so(page: Page, site: Path) -> None:
 
 
 def test_other_words_name_sections(site: Path) -> None:
-    text = (site / "_static" / "search" / "entries.js").read_text(encoding="utf-8")
-    entries = json.loads(text.partition("=")[2].rstrip(";\n"))
+    entries = written(site)
     said = [entry[5] for entry in entries if entry[5]]
     assert sorted(said) == sorted(finder.other_words().values())
