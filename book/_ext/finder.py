@@ -41,6 +41,7 @@ SIGNS = {  # of TeX, in excerpts; other commands are left out
     "top": "⊤",
     "varepsilon": "ε",
 }
+FOUND: dict[str, list[dict[str, Any]]] = {}  # by page
 BEGIN = "_ready(Search.init);"
 PARTS = (nodes.section, addnodes.desc, addnodes.glossary)  # entries themselves
 LEFT_OUT = (
@@ -55,9 +56,14 @@ LEFT_OUT = (
 )
 
 
-def entries(app: Sphinx, name: str) -> Iterator[dict[str, Any]]:
+def collect(app: Sphinx, name: str, template: str, context: Any, tree: Any) -> None:
+    """Note what can be found on a page while it is written."""
+    if tree is not None and app.builder.name == "html":
+        FOUND[name] = list(entries(app, name, tree))
+
+
+def entries(app: Sphinx, name: str, tree: nodes.document) -> Iterator[dict[str, Any]]:
     """What can be found on a page: its sections, the terms it explains, the names it documents."""
-    tree = app.env.get_and_resolve_doctree(name, app.builder)
     numbers = app.env.toc_secnumbers.get(name, {})
     for node in tree.findall(nodes.section):
         ids = set(node["ids"])
@@ -131,7 +137,10 @@ def write(app: Sphinx, error: Exception | None) -> None:
     more, found = other_words(), []
     for name in sorted(app.env.found_docs):
         page = ""
-        for entry in entries(app, name):
+        if name not in FOUND:  # not written this time
+            tree = app.env.get_and_resolve_doctree(name, app.builder)
+            FOUND[name] = list(entries(app, name, tree))
+        for entry in FOUND[name]:
             page = page or entry["title"]
             words = " ".join(more.pop(key, "") for key in sorted(entry["names"])).strip()
             where = page if entry["anchor"] else ""
@@ -153,5 +162,7 @@ def write(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    FOUND.clear()
+    app.connect("html-page-context", collect)
     app.connect("build-finished", write, priority=300)
-    return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": False}
