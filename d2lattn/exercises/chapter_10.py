@@ -89,10 +89,11 @@ def check_10_bias(answer: Any) -> Verdict:
         return -slope * table(queries, keys).abs()
 
     draw = fresh()
+    slope = torch.rand((), generator=draw).item()
     return check_function(
         answer,
         reference=reference,
-        cases=[(2, 2, 1.0), (1, 3, 0.5), (2, 5, 0.25), (whole(draw, 3, 6), whole(draw, 7, 9), 0.5)],
+        cases=[(2, 2, 1.0), (1, 3, 0.5), (2, 5, 0.25), (whole(draw, 3, 6), whole(draw, 7, 9), slope)],
         mistakes=[
             Mistake(lambda n, m, s: s * table(n, m).abs(),
                     "What is far scores higher in yours. A slope pulls down."),

@@ -395,7 +395,7 @@ def test_a_mistake_in_the_package_turns_a_chapter_red(
 
 
 def test_a_renamed_function_that_prose_mentions_turns_the_copy_red(tree: Path) -> None:
-    sources = {path: path.read_text(encoding="utf-8") for path in tree.glob("d2lattn/*.py")}
+    sources = {path: path.read_text(encoding="utf-8") for path in tree.glob("d2lattn/**/*.py")}
     public = set(re.findall(r"^ *def ([a-z]\w+)\(", "\n".join(sources.values()), re.MULTILINE))
     passages = (prose(text) for page in read_book(tree).pages for _, text in page.passages())
     spans = (span[2] for text in passages for span in CODE_SPAN.finditer(ROLE.sub("", text)))
