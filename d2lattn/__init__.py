@@ -1,6 +1,8 @@
 """Attention is a weighted average; the only thing that ever changes is the scoring function."""
 
-from d2lattn import notebook, plotting
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from d2lattn.additive import AdditiveAttention, AdditiveScore, additive_score
 from d2lattn.attention import Attention, AttentionOutput
 from d2lattn.biased import Biased, SoftCapped
@@ -19,6 +21,9 @@ from d2lattn.multihead import MultiHeadAttention
 from d2lattn.positions import RelativeBias, RotaryScore, alibi_slopes
 from d2lattn.score import Score
 from d2lattn.streaming import StreamOutput, merge_attention, stream_attention
+
+if TYPE_CHECKING:
+    from d2lattn import notebook, plotting
 
 __version__ = "0.1.0"  # of everything; a tag names it
 
@@ -56,3 +61,10 @@ __all__ = [
     "plotting",
     "stream_attention",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What only shows things, when it is first asked for: a third of the time of an import."""
+    if name in ("notebook", "plotting"):
+        return import_module(f"d2lattn.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -93,7 +93,10 @@ def check_10_bias(answer: Any) -> Verdict:
     return check_function(
         answer,
         reference=reference,
-        cases=[(2, 2, 1.0), (1, 3, 0.5), (2, 5, 0.25), (whole(draw, 3, 6), whole(draw, 7, 9), slope)],
+        cases=[
+            (2, 2, 1.0), (1, 3, 0.5), (2, 5, 0.25),
+            (whole(draw, 3, 6), whole(draw, 7, 9), slope),
+        ],
         mistakes=[
             Mistake(lambda n, m, s: s * table(n, m).abs(),
                     "What is far scores higher in yours. A slope pulls down."),
