@@ -72,6 +72,8 @@ class MultiHeadAttention(nn.Module):
 
     Examples
     --------
+    >>> import torch
+    >>> from d2lattn import Mask
     >>> attention = MultiHeadAttention(embed_dim=8, num_heads=2)
     >>> tokens = torch.randn(3, 5, 8)
     >>> output, weights = attention(tokens, tokens, tokens, mask=Mask.causal())
