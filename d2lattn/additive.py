@@ -15,7 +15,7 @@ from d2lattn.checks import (
     at_least_float32,
     check_floating,
     check_same_width,
-    check_size,
+    check_sizes,
     check_tokens,
     is_ordinary,
 )
@@ -134,10 +134,7 @@ class AdditiveScore(Score):
 
     def __init__(self, key_size: int, query_size: int, num_hiddens: int) -> None:
         super().__init__()
-        for name, size in (
-            ("key_size", key_size), ("query_size", query_size), ("num_hiddens", num_hiddens),
-        ):  # fmt: skip
-            check_size(name, size)
+        check_sizes(key_size=key_size, query_size=query_size, num_hiddens=num_hiddens)
         self.W_k = nn.Linear(key_size, num_hiddens, bias=False)
         self.W_q = nn.Linear(query_size, num_hiddens, bias=False)
         self.w_v = nn.Linear(num_hiddens, 1, bias=False)

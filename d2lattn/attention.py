@@ -5,7 +5,13 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from d2lattn.checks import check_dropout, check_tokens, fit_together, result_dtype
+from d2lattn.checks import (
+    check_dropout,
+    check_scoring_function,
+    check_tokens,
+    fit_together,
+    result_dtype,
+)
 from d2lattn.engine.attend import attend
 from d2lattn.masks import Mask, restriction
 from d2lattn.score import ScoreFunction
@@ -69,11 +75,7 @@ class Attention(nn.Module):
 
     def __init__(self, score: ScoreFunction, dropout: float = 0.0) -> None:
         super().__init__()
-        if isinstance(score, type) or not callable(score):
-            raise TypeError(
-                f"score must be a function of (queries, keys) or a module, made with its "
-                f"arguments; got {score!r}"
-            )
+        check_scoring_function(score)
         check_dropout(dropout)
         self.score = score
         self.dropout = nn.Dropout(dropout)

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from d2lattn.blocks import Block
-from d2lattn.checks import at_least_float32, check_broadcasts, check_floating, check_number
+from d2lattn.checks import (
+    at_least_float32,
+    check_broadcasts,
+    check_floating,
+    check_number,
+    check_scoring_function,
+)
 from d2lattn.engine.probe import pairs_of, tensors_of, tried
 from d2lattn.score import (
     Pairs,
@@ -36,11 +42,7 @@ class OnTop(Score):
 
     def __init__(self, score: ScoreFunction) -> None:
         super().__init__()
-        if isinstance(score, type) or not callable(score):
-            raise TypeError(
-                f"score must be a function of (queries, keys) or a module, made with its "
-                f"arguments; got {score!r}"
-            )
+        check_scoring_function(score)
         self.score = score
 
     def change(self, scores: Float[Tensor, "*batch rows columns"], block: Block) -> Tensor:

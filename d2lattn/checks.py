@@ -141,12 +141,13 @@ def check_count(name: str, number: int) -> None:
         raise ValueError(f"{name} must be at least 0; got {number}")
 
 
-def check_size(name: str, size: int) -> None:
-    """Raise an error that names the argument unless it is a positive integer."""
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"{name} must be an integer; got {size!r}")
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1; got {size}")
+def check_sizes(**sizes: int) -> None:
+    """Raise an error that names the argument unless each is a positive integer."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"{name} must be an integer; got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1; got {size}")
 
 
 def check_number(name: str, number: float, expected: str = "a number") -> None:
@@ -224,6 +225,15 @@ def check_same_width(queries: Tensor, keys: Tensor, remedy: str) -> None:
         raise ValueError(
             f"keys must have as many features as the queries, {queries.shape[-1]}; "
             f"got {keys.shape[-1]} ({remedy})"
+        )
+
+
+def check_scoring_function(score: Any) -> None:
+    """Raise a TypeError unless it can be called, and is no class that was not made yet."""
+    if isinstance(score, type) or not callable(score):
+        raise TypeError(
+            f"score must be a function of (queries, keys) or a module, made with its "
+            f"arguments; got {score!r}"
         )
 
 

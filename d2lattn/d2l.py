@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import d2lattn.masking
 from d2lattn.additive import AdditiveScore
 from d2lattn.attention import Attention
-from d2lattn.checks import check_floating, check_size, check_tokens, first_index
+from d2lattn.checks import check_floating, check_sizes, check_tokens, first_index
 from d2lattn.dot_product import DotProductScore
 from d2lattn.extras import needs
 from d2lattn.score import Score
@@ -171,8 +171,7 @@ class AdditiveAttention(_Keeping):
                 f"num_hiddens, dropout); got {arguments} and {named}"
             )
         super().__init__(_ScoreOf(self), given.pop("dropout"))
-        for name, size in given.items():
-            check_size(name, size)
+        check_sizes(**given)
         hidden = given["num_hiddens"]
         self.W_k = _linear(given.get("key_size"), hidden)
         self.W_q = _linear(given.get("query_size"), hidden)

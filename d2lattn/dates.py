@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from d2lattn.checks import check_count, check_size
+from d2lattn.checks import check_count, check_sizes
 from d2lattn.extras import needs
 
 __all__ = [
@@ -224,7 +224,7 @@ def draw_dates(
     >>> [written.iso for written in drawn] == [str(written.day) for written in drawn]
     True
     """
-    check_size("number", number)
+    check_sizes(number=number)
     if len(days) == 0:
         raise ValueError("days must hold at least one day to draw from; got none")
     which = torch.randint(len(days), (number,), generator=generator).tolist()

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from d2lattn.characters import BEGIN, END, PAD
-from d2lattn.checks import check_size
+from d2lattn.checks import check_sizes
 from d2lattn.seq2seq import Seq2Seq
 
 __all__ = ["Hypotheses", "Written", "beam_search", "write_greedily"]
@@ -83,7 +83,7 @@ def write_greedily(
     ----------
     Zhang et al., *Dive into Deep Learning* (2023), section "Beam Search".
     """
-    check_size("max_steps", max_steps)
+    check_sizes(max_steps=max_steps)
     decoder = model.decoder
     memory = decoder.remember(model.encoder(tokens, valid_lens))
     hidden = decoder.start(memory)
@@ -140,8 +140,7 @@ def beam_search(
     Sutskever, Vinyals and Le, "Sequence to Sequence Learning with Neural Networks" (2014),
     section 3.2.
     """
-    check_size("max_steps", max_steps)
-    check_size("beam_size", beam_size)
+    check_sizes(max_steps=max_steps, beam_size=beam_size)
     decoder, batch = model.decoder, len(tokens)
     encoded = model.encoder(tokens, valid_lens)
     memory = decoder.remember(encoded._replace(

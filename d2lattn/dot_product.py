@@ -11,7 +11,7 @@ from d2lattn.checks import (
     check_floating,
     check_number,
     check_same_width,
-    check_size,
+    check_sizes,
     check_tokens,
     product,
 )
@@ -223,8 +223,7 @@ class BilinearScore(Score):
 
     def __init__(self, key_size: int, query_size: int, scale: float = 1.0) -> None:
         super().__init__()
-        check_size("key_size", key_size)
-        check_size("query_size", query_size)
+        check_sizes(key_size=key_size, query_size=query_size)
         check_number("scale", scale)
         self.scale = scale
         self.W = nn.Linear(query_size, key_size, bias=False)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from d2lattn.checks import check_integers, check_size, first_index
+from d2lattn.checks import check_integers, check_sizes, first_index
 from d2lattn.masking import length_mask
 
 __all__ = ["ConvolutionalEncoder", "Encoded", "RecurrentEncoder"]
@@ -69,10 +69,7 @@ class RecurrentEncoder(nn.Module):
 
     def __init__(self, num_tokens: int, embed_size: int, num_hiddens: int) -> None:
         super().__init__()
-        for name, size in (
-            ("num_tokens", num_tokens), ("embed_size", embed_size), ("num_hiddens", num_hiddens),
-        ):  # fmt: skip
-            check_size(name, size)
+        check_sizes(num_tokens=num_tokens, embed_size=embed_size, num_hiddens=num_hiddens)
         if num_hiddens % 2:
             raise ValueError(f"num_hiddens must be even, for two directions; got {num_hiddens}")
         self.num_hiddens = num_hiddens
@@ -144,11 +141,14 @@ class ConvolutionalEncoder(nn.Module):
         width: int = 3,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("num_tokens", num_tokens), ("embed_size", embed_size), ("num_hiddens", num_hiddens),
-            ("max_tokens", max_tokens), ("num_layers", num_layers), ("width", width),
-        ):  # fmt: skip
-            check_size(name, size)
+        check_sizes(
+            num_tokens=num_tokens,
+            embed_size=embed_size,
+            num_hiddens=num_hiddens,
+            max_tokens=max_tokens,
+            num_layers=num_layers,
+            width=width,
+        )
         if width % 2 == 0:
             raise ValueError(f"width must be odd, to see as many on both sides; got {width}")
         self.num_hiddens = num_hiddens

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from d2lattn.checks import check_size
+from d2lattn.checks import check_sizes
 from d2lattn.score import Score, knows
 
 __all__ = ["KeysProjected"]
@@ -48,8 +48,7 @@ class KeysProjected(Score):
         super().__init__()
         if not isinstance(score, Score):
             raise TypeError(f"score must be a Score, made with its arguments; got {score!r}")
-        check_size("key_size", key_size)
-        check_size("query_size", query_size)
+        check_sizes(key_size=key_size, query_size=query_size)
         self.score, self.key_size, self.query_size = score, key_size, query_size
 
     def keys(

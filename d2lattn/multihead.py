@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from d2lattn.attention import AttentionOutput
 from d2lattn.checks import (
     check_dropout,
-    check_size,
+    check_scoring_function,
+    check_sizes,
     check_tokens,
     fit_together,
     is_finite,
@@ -102,11 +103,13 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         kdim, vdim = (embed_dim if size is None else size for size in (kdim, vdim))
-        for name, size in (
-            ("embed_dim", embed_dim), ("num_heads", num_heads), ("num_kv_heads", num_kv_heads),
-            ("kdim", kdim), ("vdim", vdim),
-        ):  # fmt: skip
-            check_size(name, size)
+        check_sizes(
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            kdim=kdim,
+            vdim=vdim,
+        )
         if embed_dim % num_heads:
             raise ValueError(
                 f"num_heads must divide embed_dim, {embed_dim}, into equal parts; got {num_heads}"
@@ -114,11 +117,7 @@ class MultiHeadAttention(nn.Module):
         if num_heads % num_kv_heads:
             raise ValueError(f"num_kv_heads must divide num_heads, {num_heads}; got {num_kv_heads}")
         score = DotProductScore() if score is None else score
-        if isinstance(score, type) or not callable(score):
-            raise TypeError(
-                f"score must be a function of (queries, keys) or a module, made with its "
-                f"arguments; got {score!r}"
-            )
+        check_scoring_function(score)
         check_dropout(dropout)
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         shared = embed_dim // num_heads * num_kv_heads

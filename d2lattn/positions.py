@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from d2lattn.blocks import Block
-from d2lattn.checks import at_least_float32, check_number, check_size
+from d2lattn.checks import at_least_float32, check_number, check_sizes
 from d2lattn.dot_product import DotProductScore
 
 __all__ = ["RelativeBias", "RotaryScore", "alibi_slopes"]
@@ -144,7 +144,7 @@ def alibi_slopes(num_heads: int) -> Float[Tensor, "{num_heads} 1 1"]:
     Length Extrapolation" (2022), section 3; the numbers that are no powers of two as in the
     authors' code.
     """
-    check_size("num_heads", num_heads)
+    check_sizes(num_heads=num_heads)
     power = 2 ** (num_heads.bit_length() - 1)
     of_power = [2.0 ** (-8 * h / power) for h in range(1, power + 1)]
     between = [2.0 ** (-4 * h / power) for h in range(1, 2 * power + 1, 2)]
@@ -196,9 +196,9 @@ class RelativeBias(nn.Module):
 
     def __init__(self, reach: int, num_heads: int | None = None) -> None:
         super().__init__()
-        check_size("reach", reach)
+        check_sizes(reach=reach)
         if num_heads is not None:
-            check_size("num_heads", num_heads)
+            check_sizes(num_heads=num_heads)
         self.reach = reach
         heads = () if num_heads is None else (num_heads,)
         self.weight = nn.Parameter(torch.zeros(*heads, 2 * reach + 1))

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from d2lattn.attention import Attention
 from d2lattn.characters import BEGIN
-from d2lattn.checks import check_floating, check_size
+from d2lattn.checks import check_floating, check_sizes
 from d2lattn.encoders import (
     ConvolutionalEncoder,
     Encoded,
@@ -101,11 +101,12 @@ class AttentionDecoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("num_tokens", num_tokens), ("embed_size", embed_size),
-            ("num_hiddens", num_hiddens), ("context_size", context_size),
-        ):  # fmt: skip
-            check_size(name, size)
+        check_sizes(
+            num_tokens=num_tokens,
+            embed_size=embed_size,
+            num_hiddens=num_hiddens,
+            context_size=context_size,
+        )
         if not isinstance(score, Score):
             raise TypeError(f"score must be a Score, made with its arguments; got {score!r}")
         self.num_hiddens, self.context_size = num_hiddens, context_size

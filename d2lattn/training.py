@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from d2lattn.checks import check_count, check_number, check_size
+from d2lattn.checks import check_count, check_number, check_sizes
 from d2lattn.extras import progress_bar
 from d2lattn.seq2seq import Seq2Seq, sequence_loss
 
@@ -85,7 +85,7 @@ def train(
     Kingma and Ba, "Adam: A Method for Stochastic Optimization" (2015); Smith and Topin,
     "Super-Convergence" (2018).
     """
-    check_size("steps", steps)
+    check_sizes(steps=steps)
     check_count("seed", seed)
     check_number("learning_rate", learning_rate)
     if learning_rate <= 0:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2lattn.checks import at_least_float32, is_autocast
+from d2lattn.derivatives import gradients
 from d2lattn.distributed.layout import Stretches
 from d2lattn.distributed.plan import Plan
 from d2lattn.engine.fused import join
@@ -138,12 +139,7 @@ class Share:
                 share = (log - logsumexp).exp().masked_fill(log == -torch.inf, 0.0)
                 d_found = share.unsqueeze(-1) * d_output
                 d_log = (d_found * found).sum(dim=-1) + share * rest
-            made = [(x, d) for x, d in ((found, d_found), (log, d_log)) if x.requires_grad]
-            if not made:
-                continue
-            grads = torch.autograd.grad(
-                [x for x, _ in made], [*tokens, *asked], [d for _, d in made], allow_unused=True
-            )
+            grads = gradients((found, log), (d_found, d_log), [*tokens, *asked])
             for total, grad in zip((d_q, cut[0][column], cut[1][column]), grads, strict=False):
                 if grad is not None:
                     total += grad

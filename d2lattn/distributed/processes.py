@@ -21,7 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from d2lattn.checks import check_size
+from d2lattn.checks import check_sizes
 
 __all__ = ["Processes"]
 
@@ -60,7 +60,7 @@ class Processes:
     """
 
     def __init__(self, count: int, *, timeout: float = 60.0, threads: int = 1) -> None:
-        check_size("count", count)
+        check_sizes(count=count)
         self.count, self.timeout = count, timeout
         self._folder = tempfile.TemporaryDirectory(prefix="d2lattn-")
         tasks, answers = ([os.pipe() for _ in range(count)] for _ in range(2))

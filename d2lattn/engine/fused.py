@@ -119,13 +119,12 @@ class _Fused(torch.autograd.Function):
         mask = pytree.tree_unflatten(leaves, ctx.tree)
         nothing = (None,) * len(leaves)
         given = [x for x in (d_output, d_logsumexp) if x is not None]
-        found: Gradients
         if not torch.is_grad_enabled() and is_ordinary(*given):
-            found = exact = _gradients(
+            exact = _gradients(
                 ctx.scale, mask, q, k, values, output, logsumexp, d_output, d_logsumexp
             )
             if mask is None or is_finite(*exact):
-                return None, None, *found, *nothing
+                return None, None, *exact, *nothing
 
         # By operations that can be differentiated again, and that know what is hidden.
         def again(q: Tensor, k: Tensor, values: Tensor) -> Result:

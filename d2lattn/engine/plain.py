@@ -78,11 +78,12 @@ def average(
         Whether the way will be taken again for a gradient, though autograd does not follow now.
     """
     found = None
-    follow = differentiated or scores.requires_grad
     ordinary = is_ordinary(scores, values)
     if way == FEW_PASSES or (way is None and ordinary):
-        sure = way is not None
-        found = in_few_passes(scores, values, hidden, sees_all, dropout, sure=sure, follow=follow)
+        found = in_few_passes(
+            scores, values, hidden, sees_all, dropout,
+            sure=way is not None, differentiated=differentiated,
+        )  # fmt: skip
     if found is not None:
         way = FEW_PASSES
     else:
@@ -104,11 +105,12 @@ def in_few_passes(
     dropout: Callable[[Tensor], Tensor] | None,
     *,
     sure: bool = False,
-    follow: bool = False,
+    differentiated: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
     """As the textbook has it, which is right if all is finite and every query has a key; None
-    otherwise, before anything is dropped. ``sure`` if that was seen before; ``follow`` if there
-    will be a gradient."""
+    otherwise, before anything is dropped. ``sure`` if that was seen before; ``differentiated``
+    as in :func:`average`."""
+    follow = differentiated or scores.requires_grad
     if not sure and (
         values.shape[-1] == 0
         or (hidden is not None and not _can_be_filled(scores, hidden, sees_all, follow))
