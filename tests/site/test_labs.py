@@ -324,6 +324,8 @@ def test_the_query_follows_the_hand(page: Page, site: Path, lab: str, hand: str)
         else:
             page.mouse.move(*at, steps=4)
             page.mouse.up()
+        # It follows once a frame.
+        page.evaluate("() => new Promise(go => requestAnimationFrame(() => setTimeout(go)))")
         seen.append(query.input_value())
     assert len(set(seen)) == 3
     assert float(seen[1]) < float(seen[2])
