@@ -96,7 +96,7 @@ def _if_easy(
         if mask is not None:
             shape = tuple(scores.shape)
             hidden, sees_all = mask.hidden(Block.whole(shape), q.device), mask.sees_all(shape)
-        found = in_few_passes(scores, values, hidden, sees_all, dropout)
+        found = in_few_passes(scores, values, hidden, sees_all, dropout, spare=True)
         if found is None:
             return None
         return Average(*found, log_sum_exp(scores, hidden) if need_log else None)

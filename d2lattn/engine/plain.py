@@ -106,10 +106,12 @@ def in_few_passes(
     *,
     sure: bool = False,
     differentiated: bool = False,
+    spare: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
     """As the textbook has it, which is right if all is finite and every query has a key; None
     otherwise, before anything is dropped. ``sure`` if that was seen before; ``differentiated``
-    as in :func:`average`."""
+    as in :func:`average`; ``spare`` if the scores may be written over, which holds one tensor
+    less: more of them would be given back to the system, and asked for again by the next call."""
     follow = differentiated or scores.requires_grad
     if not sure and (
         values.shape[-1] == 0
@@ -117,7 +119,8 @@ def in_few_passes(
     ):
         return None
     if hidden is not None:
-        scores = scores.masked_fill(hidden, -math.inf)
+        fill = scores.masked_fill_ if spare else scores.masked_fill
+        scores = fill(hidden, -math.inf)
     weights = scores.softmax(dim=-1)
     if hidden is not None and weights.requires_grad:
         weights = weights.masked_fill(hidden, 0.0)  # so that no gradient comes from there

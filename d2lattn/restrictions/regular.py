@@ -125,7 +125,7 @@ class Lengths(Restriction):
         lens = self.lens
         low = high = None
         if is_ordinary(lens) and lens.numel() > 0:
-            if lens.ndim == 1 and len(lens) <= 512 and lens.device.type == "cpu":
+            if lens.ndim == 1 and len(lens) <= 32 and lens.device.type == "cpu":
                 numbers = lens.tolist()
                 low, high = min(numbers), max(numbers)
             else:
