@@ -27,10 +27,7 @@ def is_ordinary(*tensors: Tensor) -> bool:
         or torch._C._len_torch_dispatch_stack() != 0
     ):
         return False
-    for x in tensors:
-        if type(x) not in _KINDS or x.is_meta or _is_batched(x):
-            return False
-    return True
+    return all(type(x) in _KINDS and not x.is_meta and not _is_batched(x) for x in tensors)
 
 
 def has_values(tensor: Tensor) -> bool:

@@ -1,33 +1,32 @@
 """What estimators from kernels share: predictions, residuals, the choice of a bandwidth, errors."""
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from d2lattn.attention import Attention
 from d2lattn.bandwidth import select
-from d2lattn.biased import Biased
 from d2lattn.checks import is_ordinary, wants_gradients
 from d2lattn.extras import progress_bar
-from d2lattn.fitted import Fitted, columns
+from d2lattn.fitted import columns
 from d2lattn.kernel_formulas import Bandwidth
-from d2lattn.smoothing import Smoother, Tick, smooth
+from d2lattn.plainly import smooth_by_nearest
+from d2lattn.smoother import Smoother
+from d2lattn.smoothing import Tick, smooth
+from d2lattn.weighted import Weighted
 
 __all__ = ["KernelEstimator"]
 
 _PAIRS_AT_ONCE = 2**16  # more are done in blocks, where gradients are asked for
-_PAIRS_OF_A_BLOCK = 2**17
 
 
 Model = TypeVar("Model", bound="KernelEstimator")
 
 
-class KernelEstimator(Fitted):
+class KernelEstimator(Weighted):
     """Predictions from measurements nearby; ``_degree`` is that of the local polynomial."""
 
     _degree: int
@@ -76,19 +75,12 @@ class KernelEstimator(Fitted):
         with progress_bar("share", 1.0, progress) as tick:
             output, reached = self._smooth(queries, tick=tick)
         if empty == "nearest":
-            output = torch.where(reached.unsqueeze(-1), output, self._nearest(queries, reached))
+            missing = (~reached).nonzero().squeeze(-1)
+            nearest = smooth_by_nearest(self._smoother(), queries, missing)
+            output = output.index_copy(0, missing, nearest)
         elif empty != 0:
             output = output.masked_fill(~reached.unsqueeze(-1), empty)
         return self._shaped(output)
-
-    def weights(self, x: Float[Tensor, "m *features"]) -> Float[Tensor, "m n"]:
-        """How much each measurement counts for each prediction, ``weights(x) @ y``.
-
-        Raises as :meth:`predict`.
-        """
-        queries, keys, values = self._queries_keys_values(x)
-        weights = self._attention()(queries, keys, values).weights
-        return self._straighten(weights, queries, keys).to(x.dtype)
 
     def loo_residuals(self, *, progress: bool = False) -> Float[Tensor, "n *outputs"]:
         r"""Each measurement minus its prediction from all the others.
@@ -177,13 +169,6 @@ class KernelEstimator(Fitted):
         self._score.bandwidth = choice
         return self
 
-    @property
-    def dof(self) -> float:
-        r"""Effective degrees of freedom, :math:`\operatorname{tr} L` with the weights L of the
-        measurements at the measurements."""
-        trace, _ = self._traces()
-        return trace
-
     def standard_errors(self, x: Float[Tensor, "m *features"]) -> Float[Tensor, "m *outputs"]:
         r"""Standard errors of predictions, from noise of one variance everywhere.
 
@@ -233,30 +218,6 @@ class KernelEstimator(Fitted):
             norm = torch.cat(norms) if norms else queries.new_zeros(0)
         return self._shaped(norm.unsqueeze(-1) * sigma)
 
-    @torch.no_grad()
-    def _traces(self) -> tuple[float, float]:
-        """Of L and of L'L, with the weights L of the measurements at the measurements."""
-        x, _ = self._fitted()
-        trace = squares = 0.0
-        for rows, weights in self._blocks(columns(x).double()):
-            if self.sample_weight is not None:
-                weights = weights * (self.sample_weight[rows] > 0).unsqueeze(-1)
-            trace += float(weights[torch.arange(len(rows)), rows].sum())
-            squares += float(weights.square().sum())
-        return trace, squares
-
-    @torch.no_grad()
-    def _blocks(
-        self, queries: Float[Tensor, "m features"]
-    ) -> Iterator[tuple[Int[Tensor, " rows"], Float[Tensor, "rows n"]]]:
-        """Weights for some queries at a time."""
-        for rows in torch.arange(len(queries), device=queries.device).split(self._rows()):
-            yield rows, self._weights(queries[rows])[0]
-
-    def _rows(self) -> int:
-        keys, _ = self._fitted()
-        return max(1, _PAIRS_OF_A_BLOCK // keys.numel())
-
     def _smoother(self) -> Smoother:
         keys, values = self._fitted()
         weight = self.sample_weight
@@ -269,34 +230,6 @@ class KernelEstimator(Fitted):
             None if weight is None else weight.double(),
             single=keys.dtype != torch.float64,
         )
-
-    def _weights(
-        self, queries: Float[Tensor, "m features"], own: Int[Tensor, " m"] | None = None
-    ) -> tuple[Float[Tensor, "m n"], Bool[Tensor, " m"]]:
-        """The plain formula: weights, and which queries reach any measurement.
-
-        Without measurement number ``own[i]`` for query number i.
-        """
-        x, y = self._fitted()
-        keys, values = columns(x).double(), columns(y).double()
-        others = None
-        if own is not None:
-            others = torch.arange(len(keys), device=keys.device) != own.unsqueeze(-1)
-        weights = self._attention()(queries, keys, values, mask=others).weights
-        reached = weights.detach().sum(dim=-1) > 0
-        return self._straighten(weights, queries, keys), reached
-
-    def _attention(self) -> Attention:
-        """The kernel as a score, to which the logarithm of how much a measurement counts adds."""
-        if self.sample_weight is None:
-            return self.attention
-        return Attention(Biased(self.attention.score, self.sample_weight.double().log()))
-
-    def _straighten(
-        self, weights: Float[Tensor, "m n"], queries: Tensor, keys: Tensor
-    ) -> Float[Tensor, "m n"]:
-        """What the estimator makes of attention weights."""
-        return weights
 
     def _smooth(
         self,
@@ -346,21 +279,3 @@ class KernelEstimator(Fitted):
                 parts.append(smooth_block(*block))
         output, reached = zip(*parts, strict=True)
         return torch.cat(output), torch.cat(reached)
-
-    @torch.no_grad()
-    def _nearest(
-        self, queries: Float[Tensor, "m features"], reached: Bool[Tensor, " m"]
-    ) -> Float[Tensor, "m outputs"]:
-        """The average of the nearest measurements, for who reaches none."""
-        smoother = self._smoother()
-        output = smoother.values.new_zeros(len(queries), smoother.values.shape[1])
-        for rows in (~reached).nonzero().squeeze(-1).split(self._rows()):
-            ways = (smoother.keys - queries[rows].unsqueeze(-2)) / smoother.bandwidth
-            distance = ways.square().sum(dim=-1)
-            counts = torch.ones_like(smoother.keys[:, 0])
-            if smoother.sample_weight is not None:
-                counts = smoother.sample_weight
-                distance = distance.masked_fill(counts == 0, math.inf)
-            weights = (distance == distance.amin(dim=-1, keepdim=True)) * counts
-            output[rows] = weights @ smoother.values / weights.sum(dim=-1, keepdim=True)
-        return output

@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from d2lattn.moments import average
-from d2lattn.smoothing import Smoother, Tick, smooth, smooth_plainly, sums_of_others
+from d2lattn.plainly import smooth_plainly
+from d2lattn.smoother import Smoother
+from d2lattn.smoothing import Tick, smooth, sums_of_others
 
 __all__ = ["LeaveOneOut"]
 
@@ -98,7 +100,8 @@ class LeaveOneOut:
         loss = 0.0
         rows = which.nonzero().squeeze(-1)
         with torch.enable_grad():
-            for some, output, _ in smooth_plainly(smoother.at(log_h.exp()), rows):
+            at = smoother.at(log_h.exp())
+            for some, output, _ in smooth_plainly(at, at.keys, rows, leave_out=True):
                 residuals = smoother.values[some] - output
                 share = self._weight[some].unsqueeze(-1) / output.shape[1]
                 part = (share * residuals.square()).sum()

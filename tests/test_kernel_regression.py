@@ -13,7 +13,9 @@ from statsmodels.nonparametric.kernel_regression import KernelReg
 from torch import Tensor
 
 import d2lattn.estimator
+import d2lattn.plainly
 import d2lattn.smoothing
+import d2lattn.weighted
 from d2lattn import (
     Attention,
     GaussianScore,
@@ -463,11 +465,11 @@ def test_weights_of_half_precision_sums_to_one_within_its_rounding():
 @pytest.fixture(params=[10**9, 0], ids=["all pairs", "sums"])
 def either_way(request, monkeypatch):
     """Few points by all pairs, or as many points would be."""
-    monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_AT_ONCE", request.param)
-    monkeypatch.setattr(d2lattn.estimator, "_PAIRS_AT_ONCE", request.param)
+    for module in (d2lattn.smoothing, d2lattn.plainly, d2lattn.estimator):
+        monkeypatch.setattr(module, "_PAIRS_AT_ONCE", request.param)
     if request.param == 0:
-        monkeypatch.setattr(d2lattn.estimator, "_PAIRS_OF_A_BLOCK", 100)
-        monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_OF_A_BLOCK", 100)
+        monkeypatch.setattr(d2lattn.weighted, "_PAIRS_OF_A_BLOCK", 100)
+        monkeypatch.setattr(d2lattn.plainly, "_PAIRS_OF_A_BLOCK", 100)
 
 
 def exactly(
@@ -553,7 +555,7 @@ def test_gradients_are_those_of_the_plain_formula_at_every_size(
     found = []
     for pairs in (10**9, 0):
         monkeypatch.setattr(d2lattn.estimator, "_PAIRS_AT_ONCE", pairs)
-        monkeypatch.setattr(d2lattn.estimator, "_PAIRS_OF_A_BLOCK", 300)
+        monkeypatch.setattr(d2lattn.weighted, "_PAIRS_OF_A_BLOCK", 300)
         model = estimator([1.1] * features, kernel, learnable=True).double().fit(x, y)
         at = x[:10].clone().requires_grad_()
         loss = model.loo_residuals().square().mean() + model.predict(at).square().sum()

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import d2lattn.losses
+import d2lattn.plainly
 import d2lattn.smoothing
 from d2lattn.losses import LeaveOneOut
-from d2lattn.smoothing import Smoother
+from d2lattn.smoother import Smoother
 from tests.helpers import close, normal
 
 KERNELS = ["gaussian", "boxcar", "triangular", "epanechnikov"]
@@ -21,6 +22,7 @@ def way(request, monkeypatch):
         monkeypatch.setattr(d2lattn.losses, "_NUMBERS_HELD", 0)
     if request.param == "sums":
         monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_AT_ONCE", 0)
+        monkeypatch.setattr(d2lattn.plainly, "_PAIRS_AT_ONCE", 0)
     return request.param
 
 

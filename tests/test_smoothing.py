@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import d2lattn.plainly
 import d2lattn.smoothing
-from d2lattn.smoothing import Smoother, smooth
+from d2lattn.smoother import Smoother
+from d2lattn.smoothing import smooth
 from tests.helpers import close, normal
 
 KERNELS = ["gaussian", "boxcar", "triangular", "epanechnikov"]
@@ -34,7 +36,8 @@ def test_sums_and_the_plain_formula_agree_wherever_points_lie(
         smoother = Smoother(kernel, degree, bandwidth, keys, values)
         found = []
         for pairs in (10**9, 0):
-            monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_AT_ONCE", pairs)
+            for module in (d2lattn.smoothing, d2lattn.plainly):
+                monkeypatch.setattr(module, "_PAIRS_AT_ONCE", pairs)
             at, reached = smooth(smoother, queries)
             others, _ = smooth(smoother, keys, leave_out=True)
             found.append((at, others, reached))
@@ -44,7 +47,8 @@ def test_sums_and_the_plain_formula_agree_wherever_points_lie(
 
 
 def test_ticks_add_up_to_all_of_the_work(monkeypatch):
-    monkeypatch.setattr(d2lattn.smoothing, "_PAIRS_AT_ONCE", 0)
+    for module in (d2lattn.smoothing, d2lattn.plainly):
+        monkeypatch.setattr(module, "_PAIRS_AT_ONCE", 0)
     keys = places("crowds", 1)
     smoother = Smoother("gaussian", 0, torch.ones(1).double(), keys, keys)
     ticks: list[float] = []
