@@ -135,7 +135,8 @@ class AttentionDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, "batch keys"] | None]:
         """The context variable of one step, and the weights that it was averaged with."""
         _, keys, values, valid_lens, _ = memory
-        context, weights = memory.attention(hidden.unsqueeze(1), keys, values, valid_lens)
+        query = hidden.unsqueeze(1)  # (batch, 1, hidden)
+        context, weights = memory.attention(query, keys, values, valid_lens)
         return context.squeeze(1), None if weights is None else weights.squeeze(1)
 
     def advance(
@@ -150,7 +151,8 @@ class AttentionDecoder(nn.Module):
     ]:
         """One step: ask, then update; the new hidden state, the context and the weights."""
         context, weights = self.look(hidden, memory)
-        return self.cell(torch.cat([embedded, context], dim=-1), hidden), context, weights
+        hidden = self.cell(torch.cat([embedded, context], dim=-1), hidden)
+        return hidden, context, weights
 
     def step(
         self,

@@ -39,7 +39,7 @@ def check_09_by_hand(answer: Any) -> Verdict:
 
 
 def check_09_last_state(answer: Any) -> Verdict:
-    """Check the outputs behind the last valid tokens, ``answer(outputs, valid_lens)``."""
+    """Check the outputs at the last valid tokens, ``answer(outputs, valid_lens)``."""
 
     def reference(outputs: Tensor, valid_lens: Tensor) -> Tensor:
         return outputs[torch.arange(len(outputs)), valid_lens - 1]
@@ -71,13 +71,13 @@ def check_09_last_state(answer: Any) -> Verdict:
                     "One too far: a sequence of length 3 ends at position 2."),
             Mistake(lambda o, lens: o[:, 0], "That is the first token of each sequence."),
             Mistake(lambda o, lens: masked(o, lens).sum(1) / lens.unsqueeze(-1),
-                    "That is the mean of the valid outputs. The one behind the last is wanted."),
+                    "That is the mean of the valid outputs. The last one of them is wanted."),
             Mistake(lambda o, lens: masked(o, lens)[:, -1],
                     "Zeros where there is padding are no state either. Fetch the row of the last "
                     "valid token, another one for each sequence."),
         ],
         right="It works for the way there. On the way back a recurrent encoder has to *start* "
-        "behind the last valid token, which no fetching afterwards can mend.",
+        "at the last valid token, which no fetching afterwards can mend.",
     )  # fmt: skip
 
 
