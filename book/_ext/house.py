@@ -267,6 +267,7 @@ def copy_downloads(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     begin_anew(app)
     for part in (
+        "remember",
         "maths",
         "lean",
         "ebook",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from posixpath import dirname, join, normpath
 from typing import Any
@@ -209,14 +209,19 @@ class Chapter:
 
     def references(self) -> str:
         """The works that this chapter cites, each as the book's bibliography has it."""
-        page = self.bibliography.removesuffix(".html")
-        tree = self.app.env.get_and_resolve_doctree(page, self.app.builder)
+        tree = finished(self.app, self.bibliography.removesuffix(".html"))
         entries = [
             "- " + self.inline(next(entry.findall(nodes.paragraph)))
             for entry in tree.findall(nodes.citation)
             if self.cited.keys() & set(entry["ids"])
         ]
         return "\n".join([f"## {self.words['references']}", "", *entries])
+
+
+@cache
+def finished(app: Sphinx, page: str) -> nodes.document:
+    """A page with all that it refers to, made once for all chapters."""
+    return app.env.get_and_resolve_doctree(page, app.builder)
 
 
 FENCE = r"^(`{3,}|~{3,}|:{3,}).*?^\1[ ]*$"

@@ -24,7 +24,7 @@ OF_COLOUR = ["color-contrast", "link-in-text-block", "image-alt"]
 DISTINCT = """() => {
     axe.configure({rules: [{id: "color-contrast", selector: "[data-distinct]"}]});
     document.querySelectorAll("mjx-math").forEach(e => e.remove());
-    const seen = new Set();
+    const seen = new Set(), distinct = [], others = [];
     const says = e => e.matches("input, select") ||
         [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim());
     for (const e of document.querySelectorAll("body *")) {
@@ -33,10 +33,12 @@ DISTINCT = """() => {
         for (let up = e; up; up = up.parentElement)
             kind += [up.localName, up.getAttribute("class"), up.getAttribute("style"),
                      /^(pst|house)-/.test(up.id) && up.id, up.rowIndex % 2] + "; ";
-        if (!seen.has(kind)) e.dataset.distinct = "";
-        else if (e.matches("pre span:not(:has(*))")) e.remove();
+        (seen.has(kind) ? others : distinct).push(e);
         seen.add(kind);
     }
+    // Only now: after each change the next look would lay the page out again.
+    others.filter(e => e.matches("pre span") && !e.firstElementChild).forEach(e => e.remove());
+    distinct.forEach(e => { e.dataset.distinct = ""; });
     return seen.size;
 }"""
 DARK = "document.documentElement.dataset.theme = 'dark'"
