@@ -54,18 +54,12 @@ def faults(page: Page, **options: Any) -> list[str]:
     ]
 
 
-def test_axe_finds_nothing(browser: Browser, site: Path, address: str, pages: list[Path]) -> None:
-    """Every rule in light, then those that depend on the theme in dark, all that unfolds open.
-
-    Of the pages of source, which are made alike, the longest stands for all.
-    """
-    sources = [path for path in pages if "_modules" in path.parts and path.name != "index.html"]
-    longest = max(sources, key=lambda path: path.stat().st_size)
-    chosen = [path for path in pages[1:] if path not in sources or path == longest]
+def test_axe_finds_nothing(browser: Browser, site: Path, address: str, kinds: list[Path]) -> None:
+    """Every rule in light, then those that depend on the theme in dark, all that unfolds open."""
     context = browser.new_context(viewport=DESK, reduced_motion="reduce", color_scheme="light")
     page = context.new_page()
     found = []
-    for url in [f"{address}/{ABSENT}", *(path.as_uri() for path in chosen)]:
+    for url in [f"{address}/{ABSENT}", *(path.as_uri() for path in kinds[1:])]:
         page.goto(url, wait_until="load")
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         page.wait_for_timeout(300)  # the theme makes scrolling regions reachable a little late

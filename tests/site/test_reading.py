@@ -62,15 +62,17 @@ Visits = dict[str, dict[str, Any]]  # what was seen, by page
 
 @pytest.fixture(scope="module", params=["from disk in light", "served in dark"])
 def visits(
-    request: pytest.FixtureRequest, browser: Browser, site: Path, address: str, pages: list[Path]
-) -> Visits:
+    request: pytest.FixtureRequest, browser: Browser, site: Path, address: str,
+    pages: list[Path], kinds: list[Path],
+) -> Visits:  # fmt: skip
     """Every page, the one for wrong addresses too, at several widths and all that unfolds open.
 
-    320 px is also 1280 px at 400 % zoom, 640 px at 200 %.
+    Of the listings of source only one at four widths. 320 px is also 1280 px at 400 % zoom, 640 px
+    at 200 %.
     """
     served = request.param == "served in dark"
     home = address if served else site.as_uri()
-    urls = [f"{home}/{path.relative_to(site)}" for path in pages[1:]]
+    urls = [f"{home}/{path.relative_to(site)}" for path in (pages if served else kinds)[1:]]
     context = browser.new_context(
         viewport=PHONE if served else DESK, color_scheme="dark" if served else "light"
     )
