@@ -130,9 +130,11 @@ def test_dropout_trains_under_autocast(make, shape):
 @pytest.mark.parametrize("name", ["dot product", "gaussian", "additive", "a user's", "biased"])
 @pytest.mark.parametrize(("need_weights", "with_mask"), [(True, False), (False, True)])
 def test_one_compilation_takes_every_size(name, need_weights, with_mask):
+    """One graph, run as it is; of one score also through autograd's compiler, which is slow."""
     torch._dynamo.reset()
     model = Model(attention_of(name), need_weights=need_weights)
-    compiled = torch.compile(model, dynamic=True, fullgraph=True, backend="aot_eager")
+    backend = "aot_eager" if name == "additive" else "eager"
+    compiled = torch.compile(model, dynamic=True, fullgraph=True, backend=backend)
     for b, n, m in ((2, 5, 7), (3, 6, 9), (4, 280, 300)):
         lens = torch.randint(0, m + 1, (b,))
         mask = torch.rand(b, n, m) > 0.3 if with_mask else None
@@ -153,7 +155,7 @@ def test_one_compilation_takes_every_size(name, need_weights, with_mask):
 def test_a_mask_compiles(mask):
     torch._dynamo.reset()
     model = Model(DotProductAttention())
-    compiled = torch.compile(model, dynamic=True, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, dynamic=True, fullgraph=True, backend="eager")
     for n, m in ((5, 7), (6, 9)):
         inputs = tokens(2, n, m)
         torch.testing.assert_close(
@@ -306,7 +308,7 @@ def test_streaming_of_meta_tensors_says_what_it_will_give():
 
 
 @pytest.mark.filterwarnings("ignore")
-@every_score
+@pytest.mark.parametrize("name", ["dot product", "gaussian", "additive", "biased"])
 def test_an_onnx_model_takes_every_size(name):
     onnx_reference = pytest.importorskip("onnx.reference")
     pytest.importorskip("onnxscript")
