@@ -200,6 +200,15 @@ def test_small(benchmark: Any, tell: Tell, sizes: tuple[str, ...], way: str) -> 
     )
 
 
+def test_decoder_step(benchmark: Any, tell: Tell) -> None:
+    times = in_turns(
+        benchmark, "decoder_step", 20, against=["textbook"], calls=10, length=30, backward=True
+    )
+    target = "at most 1.4 × the textbook's, forward and backward"
+    work = "a decoder's step, additive, 128 × 1 × 30 × 64"
+    tell(work, target=target, at_most=1.4, **slower(times, "textbook"))
+
+
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward and backward"])
 @pytest.mark.parametrize("length", [2048, 8192])
 def test_causal(benchmark: Any, tell: Tell, length: int, backward: bool) -> None:

@@ -68,6 +68,16 @@ def textbook_additive(
     return (features @ w_v.squeeze(0)).softmax(dim=-1) @ values
 
 
+def textbook_decoder_step(
+    query: Tensor, projected: Tensor, values: Tensor, w_q: Tensor, w_v: Tensor, lens: Tensor
+) -> Tensor:
+    """The same with lengths for keys that were projected before, as learners write it."""
+    features = torch.tanh((query @ w_q.mT).unsqueeze(2) + projected.unsqueeze(1))
+    scores = features @ w_v.squeeze(0)
+    hidden = torch.arange(projected.shape[1]) >= lens[:, None, None]
+    return torch.bmm(scores.masked_fill(hidden, -1e6).softmax(dim=-1), values)
+
+
 def textbook_additive_with_weights(
     queries: Tensor, keys: Tensor, values: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor
 ) -> tuple[Tensor, Tensor]:

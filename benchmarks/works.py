@@ -26,6 +26,7 @@ from d2lattn import (
     NadarayaWatson,
     Score,
 )
+from d2lattn.keys_projected import KeysProjected
 
 OURS = "d2lattn"
 WARM_UP = 300  # the length with which everything runs once before it is measured; it streams too
@@ -77,6 +78,27 @@ def small(
     return {
         OURS: lambda: repeated(lambda: attention(q, k, v, lens).output),
         "textbook": lambda: repeated(lambda: peers.textbook_with_lengths(q, k, v, lens)),
+    }
+
+
+def decoder_step(
+    batch: int = 128, length: int = 30, width: int = 64, backward: bool = False, calls: int = 1
+) -> Contestants:
+    """One query of a decoder on keys that were projected before, additively, with lengths."""
+    (query,), (keys, values) = _normal(1, batch, 1, width), _normal(2, batch, length, width)
+    lens = torch.randint(1, length + 1, (batch,))
+    score = AdditiveScore(width, width, width)
+    attention = Attention(KeysProjected(score, width, width))
+    w_q, w_v = score.W_q.weight, score.w_v.weight
+    finish = _finish(query, keys, values, w_q, w_v, backward=backward)
+    asked = query, keys, values, w_q, w_v, lens
+
+    def repeated(run: Callable[[], Tensor]) -> Any:
+        return [finish(run()) for _ in range(calls)][-1]
+
+    return {
+        OURS: lambda: repeated(lambda: attention(query, keys, values, lens).output),
+        "textbook": lambda: repeated(lambda: peers.textbook_decoder_step(*asked)),
     }
 
 
@@ -284,7 +306,7 @@ def local_line(length: int = 100_000, bandwidth: float = 0.2) -> Contestants:
 WORKS: dict[str, Callable[..., Contestants]] = {
     work.__name__: work
     for work in (
-        *(dot_product, small, masked, additive, gaussian, bandwidth, compact),
+        *(dot_product, small, decoder_step, masked, additive, gaussian, bandwidth, compact),
         *(windows, candidates, listed, space, selection_in_a_plane, local_line),
     )
 }

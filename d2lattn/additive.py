@@ -84,10 +84,14 @@ def compare_additively(
     k: Float[Tensor, "*batch keys hidden"],
     w_v: Float[Tensor, " hidden"],
 ) -> Float[Tensor, "*batch queries keys"]:
-    """The formula, without a tensor of queries x keys x hidden where autograd can do without."""
-    if is_ordinary(q, k) and 0 not in (*q.shape, *k.shape):
-        return _Additive.apply(q, k, w_v)
-    return compare_by_broadcasting(q, k, w_v)
+    """The formula, without a tensor of queries x keys x hidden where autograd can do without.
+
+    For a single query, as in a decoder's step, that tensor is as large as the keys.
+    """
+    single = q.shape[-2] == 1 and k.numel() <= ELEMENTS_OF_THE_BUFFER
+    if single or not is_ordinary(q, k) or 0 in (*q.shape, *k.shape):
+        return compare_by_broadcasting(q, k, w_v)
+    return _Additive.apply(q, k, w_v)
 
 
 def compare_by_broadcasting(
