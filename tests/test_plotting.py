@@ -160,6 +160,17 @@ def test_measurements_truth_curves_and_predictions_are_drawn_where_they_are():
     assert {text.get_text() for text in legend.get_texts()} == set(drawn)
 
 
+def test_a_legend_above_the_axes_leaves_them_to_the_curves():
+    curves = {"sine": X.sin(), "cosine": X.cos()}
+    figure = show_curves(X, curves, xlabel="x", ylabel="y", legend_above=True)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["sine", "cosine"]
+    (ax,) = figure.axes
+    assert ax.get_legend() is None
+    assert legend.get_window_extent().y0 > ax.get_window_extent().y1
+
+
 def test_no_curve_is_left_out_however_many_there_are():
     curves = {f"curve {i}": X + i for i in range(9)}
     for figure in (

@@ -64,8 +64,8 @@ def check_10_turn(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda t, r: turned(t, r, sign=-1.0),
-                    "You turn clockwise. The sine of the second feature has the minus sign in the "
-                    "first."),
+                    "You turn clockwise. In the first feature of a pair, the minus sign "
+                    "belongs to the sine of the second."),
             Mistake(lambda t, r: turned(t, r, first=1),
                     "The first token stands at position 0, so it is not turned."),
             Mistake(halves,

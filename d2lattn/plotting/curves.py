@@ -25,6 +25,7 @@ def show_curves(
     logy: bool = False,
     xticks: Sequence[float] | None = None,
     marks: Mapping[str, tuple[float, float]] | None = None,
+    legend_above: bool = False,
     size: tuple[float, float] = (WIDTH, 3.1),
 ) -> Figure:
     """Curves over a common axis, each with its own colour and dash.
@@ -43,6 +44,8 @@ def show_curves(
         Where the horizontal axis has ticks, written as plain numbers; by default a few places.
     marks
         Single points to point out, by name.
+    legend_above
+        Whether the legend stands above the axes: for curves that leave no room between them.
     size
         Width and height in inches.
 
@@ -81,5 +84,8 @@ def show_curves(
             ax.set_xticks(list(xticks), labels=[f"{tick:g}" for tick in xticks])
             ax.set_xticks([], minor=True)
         if len(curves) + len(marks or {}) > 1:
-            ax.legend(loc="best")
+            if legend_above:
+                figure.legend(loc="outside upper center", ncols=len(curves) + len(marks or {}))
+            else:
+                ax.legend(loc="best")
     return figure
