@@ -54,11 +54,8 @@ def near_pairs(
     At least all keys that are closer than ``reach`` widths in every feature are among the near
     ones. A block is ``span`` boxes wide; those with a query are visited, one after the other.
     """
-    origin = keys.amin(dim=0)
-    width = torch.maximum(width, (keys - origin).amax(dim=0) / _MOST_BOXES)
-    box = ((keys - origin) / width).floor().long()
-    num = (box.amax(dim=0) + 1).tolist()
-    flat, order = _flat(box, num).sort()
+    num, boxes, origin, width = _in_boxes(keys, width)
+    flat, order = boxes.sort()
     blocks = ((queries - origin) / width).floor()
     limits = keys.new_tensor([n + reach + span for n in num])
     blocks = blocks.clamp(min=-float(reach + span)).minimum(limits).div(span).floor().long()
@@ -67,10 +64,10 @@ def near_pairs(
     for group in groups_of(of_queries):
         for points, there in zip(group.points, group.there, strict=True):
             some = points[there]
-            first = [max(0, b * span - reach) for b in blocks[some[0]].tolist()]
+            block = [b * span for b in blocks[some[0]].tolist()]
+            first = [max(0, b - reach) for b in block]
             last = [
-                max(f, min(n, (b + 1) * span + reach))
-                for b, f, n in zip(blocks[some[0]].tolist(), first, num, strict=True)
+                max(f, min(n, b + span + reach)) for b, f, n in zip(block, first, num, strict=True)
             ]
             rows = torch.zeros(1, dtype=torch.long, device=keys.device)
             for start, stop, n in zip(first[:-1], last[:-1], num[:-1], strict=True):
@@ -79,6 +76,17 @@ def near_pairs(
             lows = torch.searchsorted(flat, rows * num[-1] + first[-1])
             highs = torch.searchsorted(flat, rows * num[-1] + last[-1])
             yield some, order[runs(lows, highs)]
+
+
+def _in_boxes(
+    keys: Float[Tensor, "n features"], width: Float[Tensor, " features"]
+) -> tuple[list[int], Int[Tensor, " n"], Float[Tensor, " features"], Float[Tensor, " features"]]:
+    """How many boxes there are along each axis, each key's, where they begin and their width."""
+    origin = keys.amin(dim=0)
+    width = torch.maximum(width, (keys - origin).amax(dim=0) / _MOST_BOXES)
+    box = ((keys - origin) / width).floor().long()
+    num = (box.amax(dim=0) + 1).tolist()
+    return num, _flat(box, num), origin, width
 
 
 def _flat(boxes: Int[Tensor, "n features"], shape: Sequence[int]) -> Int[Tensor, " n"]:
@@ -110,28 +118,30 @@ def moments_nearby(
     single = single and span == _BOXES
     reach, tolerance = (6.5, 4e-6) if single else (9.0, 1e-10)
     width = bandwidth * (reach / _REACH_IN_BOXES)
-    channels = values.shape[1]
+    dtype = torch.float32 if single else keys.dtype
+    features, channels = keys.shape[1], values.shape[1]
     lower = sorted({p for power in powers for p in product(*(range(e + 1) for e in power))})
     sums = {power: keys.new_zeros(len(queries), channels) for power in powers}
-    for some, near in near_pairs(queries, keys, width, _REACH_IN_BOXES, span):
+    everything = torch.cat([keys, values], dim=-1)
+    everything = everything[_in_boxes(keys, width)[1].argsort()]  # who is near is near in memory
+    for some, near in near_pairs(queries, everything[:, :features], width, _REACH_IN_BOXES, span):
         middle = queries[some].mean(dim=0)
-        q, k = ((x - middle) / bandwidth for x in (queries[some], keys.index_select(0, near)))
+        k, value = everything.index_select(0, near).split([features, channels], dim=-1)
+        q, k = (((x - middle) / bandwidth).to(dtype) for x in (queries[some], k))
         q_square, k_square = (x.square().sum(dim=-1, keepdim=True) for x in (q, k))
         # Boxes have corners: who is there is out of reach of the whole block.
-        kept = (k_square.squeeze(-1) <= (reach + q_square.amax().sqrt()) ** 2).nonzero().squeeze(-1)
-        k, k_square = k.index_select(0, kept), k_square.index_select(0, kept)
-        value = values.index_select(0, near.index_select(0, kept))
-        table = value
+        farthest = reach + float(q_square.amax()) ** 0.5
+        kept = (k_square.squeeze(-1) <= farthest**2).nonzero().squeeze(-1)
+        right = torch.cat([k, -0.5 * k_square, torch.ones_like(k_square), value.to(dtype)], dim=-1)
+        right, value = right.index_select(0, kept).split([features + 2, channels], dim=-1)
+        table = [value]
         if len(lower) > 1:
-            ways = [(k ** k.new_tensor(p)).prod(dim=-1, keepdim=True) for p in lower]
-            table = torch.cat([way * value for way in ways], dim=-1)
+            k = right[:, :features]
+            table = [(k ** k.new_tensor(p)).prod(dim=-1, keepdim=True) * value for p in lower]
         left = torch.cat([q, torch.ones_like(q_square), -0.5 * q_square], dim=-1)
-        right = torch.cat([k, -0.5 * k_square, torch.ones_like(k_square)], dim=-1)
-        if single:
-            left, right, table = left.float(), right.float(), table.float()
         rows = max(1, _PAIRS_AT_ONCE // max(1, len(kept)))
-        table = table.T.contiguous()  # few rows: four times as fast as few columns
-        found = torch.cat([table @ (right @ part.T).exp_() for part in left.split(rows)], dim=1)
+        columns = torch.cat([x.T for x in table])  # few rows: four times as fast as few columns
+        found = torch.cat([columns @ (right @ part.T).exp_() for part in left.split(rows)], dim=1)
         terms = found.T.to(keys).unflatten(-1, (len(lower), channels)).unbind(1)
         for power in powers:
             sums[power][some] = _moved(dict(zip(lower, terms, strict=True)), power, q)
@@ -164,7 +174,9 @@ def _moved(
     queries: Float[Tensor, "m features"],
 ) -> Float[Tensor, "m channels"]:
     """Sums of powers of the way from the middle as those of the way from each query."""
-    total = torch.zeros_like(next(iter(terms.values())))
+    if not any(power):
+        return terms[power]
+    total = torch.zeros_like(terms[power])
     for lower, term in terms.items():
         back = [b - a for a, b in zip(lower, power, strict=True)]
         if min(back) >= 0:
