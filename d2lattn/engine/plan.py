@@ -63,8 +63,9 @@ def pieces(
         parts = list(parts_of_batch(tuple(batch), size))
     edges = [0, *sorted(set(mask.edges(shape))), num_queries]
     for part in parts:
+        strip = _Strip(shape, mask, part, device, {})
         for rows in pairwise(edges):
-            yield from _Strip(shape, mask, part, device).pieces(rows)
+            yield from strip.pieces(rows)
 
 
 class _Strip(NamedTuple):
@@ -74,6 +75,7 @@ class _Strip(NamedTuple):
     mask: Restriction
     part: tuple[slice, ...]
     device: torch.device
+    known: dict[tuple[Any, ...], list[tuple[int, int]]]
 
     def pieces(self, rows: Stretch, *, cut: bool = True) -> Iterator[Piece]:
         """The pieces of a strip; of thinner ones where the mask runs across it."""
@@ -109,10 +111,8 @@ class _Strip(NamedTuple):
 
     def _runs(self, rows: Stretch, hull: Stretch) -> Iterator[Piece]:
         """Columns next to each other that are seen by all, or by some, of the rows."""
-        some, every = self.mask.columns(self._piece(rows, hull, Kind.MIXED).block, self.device)
-        states, counts = (some.int() + every.int()).unique_consecutive(return_counts=True)
         stop, full = hull[0], None
-        for state, count in zip(states.tolist(), counts.tolist(), strict=True):
+        for state, count in self._states(self._piece(rows, hull, Kind.MIXED).block):
             start, stop = stop, stop + count
             if state == 1:
                 # A triangle begins with a column that every row sees.
@@ -130,6 +130,17 @@ class _Strip(NamedTuple):
                 yield self._piece(rows, (start, stop), Kind.MIXED)
         if full is not None:
             yield full
+
+    def _states(self, block: Block) -> list[tuple[int, int]]:
+        """How many columns in turn are seen by none (0), some (1) or all (2) of the rows."""
+        pattern = self.mask.pattern(block)
+        key = block.sizes, pattern
+        if pattern is not None and key in self.known:
+            return self.known[key]
+        some, every = self.mask.columns(block, self.device)
+        states, counts = (some.int() + every.int()).unique_consecutive(return_counts=True)
+        found = self.known[key] = list(zip(states.tolist(), counts.tolist(), strict=True))
+        return found
 
     def _joined(self, found: list[Piece]) -> Iterator[Piece]:
         """Pieces that touch as one: not much is lost, and every call costs."""
