@@ -21,7 +21,7 @@ def is_ordinary(*tensors: Tensor) -> bool:
     """
     if (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch._C._is_tracing()
         or torch._C._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() != 0
@@ -53,7 +53,7 @@ def first_index(failing: Bool[Tensor, "..."]) -> tuple[int, ...] | None:
 
 def is_finite(*tensors: Tensor) -> bool:
     """Whether all numbers are, with room to spare: their sum is."""
-    return all(math.isfinite(tensor.sum().item()) for tensor in tensors)
+    return all(map(math.isfinite, [tensor.sum().item() for tensor in tensors]))
 
 
 def wants_gradients(*tensors: Tensor) -> bool:
@@ -73,10 +73,12 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 def in_one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Themselves, or copies in the widest of their dtypes and float32."""
-    dtype = tensors[0].dtype
-    for other in tensors[1:]:
-        if other.dtype != dtype:
-            dtype = torch.promote_types(dtype, other.dtype)
+    dtypes = [tensor.dtype for tensor in tensors]
+    dtype = dtypes[0]
+    if dtype in _WIDE and dtypes.count(dtype) == len(dtypes):
+        return tensors
+    for other in dtypes[1:]:
+        dtype = torch.promote_types(dtype, other)
     if dtype not in _WIDE:
         dtype = torch.float32
     return tuple(x if x.dtype == dtype else x.to(dtype) for x in tensors)

@@ -165,6 +165,9 @@ def restriction(
     heads unless they have one axis more.
     """
 
+    if valid_lens is None and mask is None:
+        return None
+
     def bound(given: Restriction) -> Restriction:
         return given.bind_to_heads(shape, device) if of_heads else given.bind(shape, device)
 
@@ -175,7 +178,7 @@ def restriction(
     if mask is not None:
         mask = mask if isinstance(mask, Mask) else Mask.tensor(mask)
         parts.append(bound(mask._restriction))
-    return None if not parts else parts[0] if len(parts) == 1 else Both(*parts)
+    return parts[0] if len(parts) == 1 else Both(*parts)
 
 
 register_tree(Mask)
