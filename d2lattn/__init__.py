@@ -1,4 +1,4 @@
-"""Attention is a weighted average; the only thing that ever changes is the scoring function."""
+"""Attention is a weighted average; here only the scoring function ever changes."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
