@@ -234,7 +234,10 @@ class BilinearScore(Score):
         self,
         queries: Float[Tensor, "*batch queries query_size"],
         keys: Float[Tensor, "*batch keys key_size"],
-    ) -> tuple[Float[Tensor, "*batch queries key_size"], Float[Tensor, "*batch keys key_size"]]:
+    ) -> tuple[
+        Float[Tensor, "*batch queries key_size"],
+        Float[Tensor, "*batch keys key_size"],
+    ]:
         """s W q; the key as it is."""
         q = apply_linear("queries", queries, self.W) * self.scale
         if keys.shape[-1] != self.W.out_features:
@@ -296,5 +299,9 @@ class DotProductAttention(Attention):
     Vaswani et al., "Attention Is All You Need" (2017), section 3.2.1.
     """
 
-    def __init__(self, dropout: float = 0.0, scale: float | None = None) -> None:
+    def __init__(
+        self,
+        dropout: float = 0.0,
+        scale: float | None = None,
+    ) -> None:
         super().__init__(DotProductScore(scale), dropout)
