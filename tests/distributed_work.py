@@ -283,6 +283,26 @@ def one_query(rank: int, layout: str) -> float:
     return max(off)
 
 
+def far_from_zero(rank: int) -> list[float]:
+    """How far off a ring and one query are where exp of a score is 0 or infinite."""
+    found = []
+    for offset in (-2000.0, 2000.0):
+        score = Biased(DotProductScore(), torch.tensor([[offset]], dtype=torch.float64))
+        tokens = [normal(9, 3, seed=seed) for seed in range(3)]
+        whole = [x.requires_grad_() for x in tokens]
+        expected = stream_attention(score, *whole)
+        wanted = torch.autograd.grad(expected.output.sin().sum(), whole)
+        mine = [shard_sequence(x.detach()).requires_grad_() for x in tokens]
+        ring = ring_attention(score, *mine)
+        got = torch.autograd.grad(ring.output.sin().sum(), mine)
+        one = gather_attention(score, tokens[0].detach(), *(x.detach() for x in mine[1:]))
+        here = [shard_sequence(x.detach()) for x in (expected.output, *wanted)]
+        log = shard_sequence(expected.logsumexp.detach().unsqueeze(-1)).squeeze(-1)
+        pairs = zip((ring.output, *got, ring.logsumexp, *one), (*here, log, *expected), strict=True)
+        found += [float((a - b).abs().max()) for a, b in pairs]
+    return found
+
+
 def gathered(rank: int, length: int, layout: Any) -> tuple[bool, bool]:
     """Whether shares make the whole again, and whether gradients collect what all owe."""
     x = normal(length, 3)

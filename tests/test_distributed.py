@@ -98,6 +98,11 @@ def test_one_query_for_all_gets_the_answer_of_one_process(team, layout):
     assert max(team.run(work.one_query, layout)) < EXACT
 
 
+def test_scores_far_from_zero_are_merged_by_their_maximum(team):
+    for found in team.run(work.far_from_zero):
+        assert all(off < EXACT for off in found), found  # NaN too
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
 @pytest.mark.parametrize("length", [0, 3, 8, 13])
 def test_what_was_cut_is_joined_again_and_gradients_collect_what_all_owe(team, length, layout):

@@ -50,6 +50,18 @@ def test_a_model_learns_to_copy_what_it_never_saw():
     assert right.double().mean() > 0.8
 
 
+def test_what_stands_at_the_padding_of_a_batch_trains_nothing():
+    def otherwise(generator: torch.Generator) -> Batch:
+        tokens, lens, targets, target_lens = copies(generator)
+        places = torch.arange(5)
+        tokens = torch.where(places < lens.unsqueeze(-1), tokens, 6)
+        targets = torch.where(places < target_lens.unsqueeze(-1), targets, 6)
+        return Batch(tokens, lens, targets, target_lens)
+
+    curves = [train(model(), draw, until=2, **OPTIONS) for draw in (copies, otherwise)]
+    torch.testing.assert_close(curves[0], curves[1], rtol=1e-5, atol=1e-5)
+
+
 def test_the_same_seed_trains_the_same_model_and_another_seed_another():
     first, second, third = model(), model(), model()
     curves = [train(x, copies, seed=s, **OPTIONS) for x, s in ((first, 0), (second, 0), (third, 1))]
