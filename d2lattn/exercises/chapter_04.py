@@ -44,7 +44,7 @@ def check_04_by_hand(answer: Any) -> Verdict:
             Mistake(right.softmax(0), "These are weights. The scores are asked for."),
             Mistake(right.flip(0), "The order is turned: the key (−1, 0) comes first."),
         ],
-        right="The best that any key could get here is 3, with both features saturated. See "
+        right="Every key stays below 3 here, and comes near it where both features saturate. See "
         "“Where does it break?”",
     )  # fmt: skip
 
@@ -365,8 +365,9 @@ def check_04_bound(answer: Any) -> Verdict:
             Mistake([-b for b in bounds(1 / 2, 9)], "The sign is turned: B is a sum of absolute "
                     "values."),
         ],
-        right="A hundred times as many keys ask for only about twice the bound. A fresh layer is "
-        "still far below: additive attention starts nearly even and has to grow sharp.",
+        right="A hundred times as many keys ask for only about twice the bound. A fresh layer of "
+        "a few hidden features is still below: additive attention starts nearly even and has to "
+        "grow sharp.",
         tolerance=0.002,
     )  # fmt: skip
 
@@ -396,5 +397,5 @@ def check_04_bytes(answer: Any) -> Verdict:
                     "their numbers, do not add them."),
         ],
         right="The factor between the two is the number of hidden features. A dot product never "
-        "holds the first number; the package does not either, unless it is asked for weights.",
+        "holds the sums, and the package does not either: it takes some pairs at a time.",
     )  # fmt: skip
