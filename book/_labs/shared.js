@@ -215,6 +215,21 @@
     return node;
   };
 
+  /* A line of text; `set` writes it */
+  labs.field = function (label, longest, change) {
+    var id = labs.id();
+    var input = labs.html("input", {
+      id: id, type: "text", maxlength: longest, autocomplete: "off", autocapitalize: "off",
+      spellcheck: "false"
+    });
+    var node = labs.html("div", { "class": "lab-field" }, [
+      labs.html("label", { "for": id }, [label]), input
+    ]);
+    input.addEventListener("input", function () { change(input.value); });
+    node.set = function (text) { input.value = text; };
+    return node;
+  };
+
   /* Buttons side by side */
   labs.buttons = function (buttons) { return labs.html("div", { "class": "lab-buttons" }, buttons); };
 

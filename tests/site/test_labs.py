@@ -21,6 +21,10 @@ from d2lattn import (
     gaussian_score,
     masked_softmax,
 )
+from d2lattn.date_reader import ISO, LETTERS, read, stored
+from d2lattn.dates import FORMATS, LOCALES, split_days, write_date
+from d2lattn.decoding import write_greedily
+from d2lattn.packed import CHARACTERS, pack, unpack
 from tests.helpers import close, normal
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "book" / "_labs"
@@ -29,12 +33,14 @@ PAGES = {  # a laboratory, and the page that holds it
     "pipeline": "02-queries-keys-values",
     "masked-softmax": "03-masked-softmax",
     "scores": "05-scaled-dot-product-attention",
+    "dates": "09-learning-to-align",
 }
 FIGURES = {
     "kernel-regression": "fig-lab-regression",
     "pipeline": "fig-lab-pipeline",
     "masked-softmax": "fig-lab-mask",
     "scores": "fig-lab-scores",
+    "dates": "fig-lab-align",
 }
 KERNELS = ["gaussian", "boxcar", "triangular", "epanechnikov"]
 FILLS = ["infinity", "million", "afterwards"]
@@ -243,6 +249,38 @@ def test_the_pipeline_on_paper_is_what_a_calculator_finds(compute: Compute) -> N
         assert paper["weights"] == [pytest.approx(share, abs=0.00051) for share in shares]
         for name, near in {"weights": 0.002, "output": 0.02}.items():
             assert paper[name] == [pytest.approx(number, abs=near) for number in exact[name]]
+
+
+@pytest.mark.parametrize("name", ["additive", "dot-product"])
+def test_a_date_is_read_as_by_the_package(compute: Compute, name: str) -> None:
+    model = stored(name)
+    packed = pack(model)
+    model.load_state_dict(unpack(packed, model))
+    model.double()
+    day = split_days().test[300]
+    dates = [write_date(day, place, form) for place in LOCALES for form in FORMATS]
+    strange = ["1", "99/99/99", "4th of March 2005", " ".join(["December 31"] * 3)]
+    for text in [date.text for date in dates] + strange:
+        right = write_greedily(model, *LETTERS.encode([text]), max_steps=12)
+        got = compute("dates.written", packed, CHARACTERS, text, LETTERS.characters, ISO.characters)
+        assert got["text"] == ISO.decode(right.tokens)[0], text
+        assert got["probability"] == pytest.approx(right.log_probs.exp().item(), abs=1e-6)
+        assert right.weights is not None
+        weights = torch.tensor(got["weights"], dtype=torch.float64)
+        close(weights, right.weights[0, : len(weights)].double(), 1e-6)
+    reading = read(model, dates)
+    assert reading.weights is not None
+    assert reading.on_character is not None
+    for date, weights, right in zip(dates, reading.weights, reading.on_character, strict=True):
+        places = [-1 if place is None else place for place in date.copied]
+        got = compute("dates.onCharacter", weights, places)
+        assert got == pytest.approx(right.item(), abs=1e-6)
+
+
+def test_what_is_no_day_and_no_letter_is_seen(compute: Compute) -> None:
+    written = ["2005-03-04", "2004-02-29", "2005-03-00", "2005-02-29", "2005-13-01", "2005-3-4", ""]
+    assert [compute("dates.isDay", text) for text in written] == [True, True, *[False] * 5]
+    assert compute("dates.strangers", "4 März, 2005!?!", LETTERS.characters) == ["!", "?"]
 
 
 # By hand
@@ -481,3 +519,45 @@ def test_a_slow_machine_answers_within_a_tenth_of_a_second(
     }"""
     )
     assert slowest < 100, f"{slowest:.0f} ms"
+
+
+def test_a_typed_date_is_read_and_what_cannot_be_known_is_said(page: Page, site: Path) -> None:
+    body = opened(page, site, "dates").locator(".lab-body")
+    field, rows = body.get_by_label("what is read"), body.locator("tbody tr")
+    assert "✓" in rows.first.inner_text()
+    assert re.search(r"0\.\d\d", rows.first.locator("td").nth(2).inner_text())
+    frames = "frames => frames.filter(frame => Number(frame.getAttribute('width'))).length"
+    assert body.locator(".lab-true").evaluate_all(frames) == 2 * 5  # a year and a day
+    field.fill("March 2005")
+    for row in rows.all():
+        assert "✗ no date" in row.inner_text()
+        assert row.inner_text().endswith("not known")
+    assert body.locator(".lab-true").evaluate_all(frames) == 0
+    body.get_by_text("write no date, and no model says so").wait_for()
+    field.fill("4 März 2005!")
+    assert "nothing" in rows.first.inner_text()
+    body.get_by_text("The models do not know “!”").wait_for()
+    field.fill("")
+    body.get_by_text("Nothing is read.").wait_for()
+    field.press_sequentially("4 March 2005")
+    assert "2005-03-04" in rows.first.inner_text()
+
+
+@pytest.mark.parametrize("hand", ["mouse", "finger"])
+def test_a_row_is_chosen_on_the_heat_map(page: Page, site: Path, hand: str) -> None:
+    body = opened(page, site, "dates").locator(".lab-body")
+    picture = body.locator("svg").last
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+    assert box
+    at = box["x"] + 0.5 * box["width"], box["y"] + box["height"] - 10
+    page.touchscreen.tap(*at) if hand == "finger" else page.mouse.click(*at)
+    assert body.get_by_label("row", exact=True).input_value() == "10"
+    body.get_by_text("Row 10: additive writes").wait_for()
+
+
+def test_the_data_of_the_dates_are_small(site: Path) -> None:
+    html = (site / "book" / f"{PAGES['dates']}.html").read_text(encoding="utf-8")
+    data = re.search(r'data-lab="dates".*?<script[^>]*>(.*?)</script>', html, re.DOTALL)
+    assert data
+    assert len(data[1].encode()) < 150_000
