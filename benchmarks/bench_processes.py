@@ -61,7 +61,8 @@ def test_processes_memory(benchmark: Any) -> None:
     tell(
         benchmark, MEMORY, target="1/n of one process's plus one block in flight", part="n = 4",
         at_most=one / n + block, unit="B", measured=Estimate.of([float(ring)]),
-        note=f"above the inputs; one process {quantity(one, 'B')}, a block {quantity(block, 'B')}",
+        note=f"above the inputs: two blocks of {quantity(block, 'B')}, one that is worked on and "
+        f"one that comes, and sums in float64; one process {quantity(one, 'B')}",
     )  # fmt: skip
 
 

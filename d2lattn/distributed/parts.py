@@ -17,6 +17,9 @@ from d2lattn.engine.fused import join
 __all__ = ["Joint", "Share", "packed", "unpacked", "wide"]
 
 
+_NUMBERS_AT_ONCE = 2**16  # that are joined together
+
+
 def _cut(tokens: Tensor, parts: Stretches) -> tuple[Tensor, ...]:
     return tokens.split([stop - start for start, stop in parts], dim=-2)
 
@@ -28,10 +31,16 @@ def packed(k: Tensor, v: Tensor) -> Tensor:
 
 
 def unpacked(row: Tensor, plan: Plan, number: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of a block with the batch, the features and the dtypes of the own ones."""
+    of_k, of_v = _views(row, plan, number, k, v)
+    return of_k.to(k.dtype), of_v.to(v.dtype)
+
+
+def _views(row: Tensor, plan: Plan, number: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     count = sum(stop - start for start, stop in plan.of_keys[number])
     shapes = [(*x.shape[:-2], count, x.shape[-1]) for x in (k, v)]
     first, second = row.split([torch.Size(shape).numel() for shape in shapes])
-    return first.view(shapes[0]).to(k.dtype), second.view(shapes[1]).to(v.dtype)
+    return first.view(shapes[0]), second.view(shapes[1])
 
 
 def wide(*tensors: Tensor) -> torch.dtype:
@@ -77,8 +86,14 @@ class Joint:
     def __call__(self, number: int, block: Tensor) -> None:
         for row, column, k, v in _pieces(self.plan, number, block, self.k, self.v):
             q, output, log = self.parts[row]
-            found = self.plan.part(number, self.tensors, row, column, q, k, v)
-            join(output, log, *(x.to(output.dtype) for x in found))
+            found, found_log = self.plan.part(number, self.tensors, row, column, q, k, v)
+            # Some rows at a time: no second copy of all in a wider dtype.
+            rows = max(1, _NUMBERS_AT_ONCE // max(1, output[..., :1, :].numel()))
+            for some in zip(
+                output.split(rows, -2), log.split(rows, -1),
+                found.split(rows, -2), found_log.split(rows, -1), strict=True,
+            ):  # fmt: skip
+                join(some[0], some[1], *(x.to(output.dtype) for x in some[2:]))
 
 
 @dataclass
@@ -124,9 +139,9 @@ class Share:
     def __call__(self, number: int, block: Tensor) -> Tensor:
         """The gradients of a block, in one row."""
         plan, dtype = self.plan, self.d_q.dtype
-        of_k, of_v = unpacked(block, plan, number, self.k, self.v)
-        d_k, d_v = (torch.zeros_like(x, dtype=dtype) for x in (of_k, of_v))
-        cut = [_cut(x, plan.of_keys[number]) for x in (d_k, d_v)]
+        owed = torch.zeros_like(block, dtype=dtype)
+        both = _views(owed, plan, number, self.k, self.v)
+        cut = [_cut(x, plan.of_keys[number]) for x in both]
         for row, column, *some in _pieces(plan, number, block, self.k, self.v):
             q, d_output, logsumexp, rest, d_q = self.rows[row]
             tokens = [self._leaf(x) for x in (q, *some)]
@@ -148,7 +163,7 @@ class Share:
                     grad = at_least_float32(grad)
                     known = self.d_tensors.get(id(tensor))
                     self.d_tensors[id(tensor)] = grad if known is None else known + grad
-        return packed(d_k, d_v)
+        return owed
 
     def _leaf(self, tokens: Tensor) -> Tensor:
         """Where gradients are asked for; in float32 where nobody minds, not to round them."""

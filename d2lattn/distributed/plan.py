@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,6 +87,11 @@ class Plan:
             peers, scored, names, shape, of_queries, of_keys, (tree, len(leaves), leaves),
             dropout, seed, autocast, meets,
         )  # fmt: skip
+
+    def scoring(self, score: Score) -> Plan:
+        """The same for another score."""
+        scored = _Scored(score)
+        return replace(self, score=scored, names=list(tensors_of(scored)))
 
     def tensors(self, *tokens: Tensor) -> tuple[Tensor, ...]:
         """All that takes part besides the tokens: those of the score, of the mask, and others

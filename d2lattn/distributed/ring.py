@@ -90,6 +90,13 @@ def ring_attention(
     RuntimeError
         If the work failed on another process, which is named; or there is no process group.
 
+    Notes
+    -----
+    Above its shares a process holds two blocks of keys and values, the one that it works on and
+    the one that is coming; what was joined so far, in float64 where tokens are float32; and what
+    the block gives. On the way back at most four blocks of gradients are added: the one that is
+    made, the one that is coming, the one that was just sent, and at the end the own one.
+
     References
     ----------
     Liu, Zaharia and Abbeel, "Ring Attention with Blockwise Transformers for Near-Infinite
@@ -141,16 +148,16 @@ def attend_by_each(
     cuts = [stretches("tokens", list(counts), "contiguous") for counts in zip(*of_all, strict=True)]
     shape = tuple(sum(counts) for counts in zip(*of_all, strict=True))
     allowed = restriction(None, mask, shape, queries.device)
+    first = Plan.of(peers, scores[0], shape, cuts[0], cuts[1], allowed, 0.0)
     joints = []
-    for score in scores:
-        plan = Plan.of(peers, score, shape, cuts[0], cuts[1], allowed, 0.0)
+    for plan in map(first.scoring, scores):
         joints.append(Joint(plan, plan.tensors(queries, keys, values), queries, keys, values))
 
     def work(number: int, block: Tensor) -> None:
         for joint in joints:
             joint(number, block)
 
-    rounds = joints[0].plan.rounds(keys.shape[-1] + values.shape[-1])
+    rounds = first.rounds(keys.shape[-1] + values.shape[-1])
     rounds.ring(packed(keys, values), work)
     peers.close(rounds.trouble)
     return [StreamOutput(joint.output, joint.logsumexp) for joint in joints]

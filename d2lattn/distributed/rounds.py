@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from d2lattn.distributed.layout import swap
-from d2lattn.distributed.peers import Peers
+from d2lattn.distributed.peers import Flight, Peers
 
 __all__ = ["Rounds"]
 
@@ -61,24 +61,29 @@ class Rounds:
         right, left = (me + 1) % n, (me - 1) % n
         hops = [self.hops(number) for number in range(n)]
         held: Tensor | None = own
+        like = own.new_empty(0)
+        del own  # handed on, and let go like those of the others
         total: Tensor | None = None  # of the own block's gradient
-        under_way = []
+        home: Flight | None = None
+        before: list[Flight] = []  # gradients that were sent in the step before
         for step in range(n):
             number, coming = (me - step) % n, (me - step - 1) % n
             here, goes_on = step <= hops[number], step < hops[number]
-            carried = None
+            sends, receives, next_one, carried = [], [], None, None
             if owed is not None and here and step > 0:
-                carried = own.new_empty(self.sizes[number], dtype=owed)
+                carried = like.new_empty(self.sizes[number], dtype=owed)
                 brought = peers.start([], [(carried, left)])
-            sends, receives, next_one = [], [], None
             if goes_on:
                 assert held is not None
                 sends.append((held, right))
             if step + 1 < n and step + 1 <= hops[coming]:
-                next_one = own.new_empty(self.sizes[coming])
+                next_one = like.new_empty(self.sizes[coming])
                 receives.append((next_one, left))
             flight = peers.start(sends, receives)
-            found = None
+            if owed is not None and step == hops[me] > 0:
+                total = like.new_empty(self.sizes[me], dtype=owed)
+                home = peers.start([], [(total, (me + step) % n)])
+            found, under_way = None, []
             if here and held is not None:
                 found = self._try(work, number, held)
             if owed is not None and here:
@@ -86,19 +91,19 @@ class Rounds:
                     brought.wait()
                     found = carried if found is None else carried.add_(found)
                 elif found is None:
-                    found = own.new_zeros(self.sizes[number], dtype=owed)
-                if goes_on:
-                    under_way.append(peers.start([(found, right)], []))
-                elif step > 0:
-                    under_way.append(peers.start([(found, number)], []))
+                    found = like.new_zeros(self.sizes[number], dtype=owed)
+                if goes_on or step > 0:
+                    whom = right if goes_on else number
+                    under_way.append(peers.start([(found, whom)], []))
                 else:
                     total = found
             flight.wait()
-            held = next_one
-        if owed is not None and hops[me] > 0:
-            total = own.new_empty(self.sizes[me], dtype=owed)
-            peers.start([], [(total, (me + hops[me]) % n)]).wait()
-        for sent in under_way:
+            # No more than two steps' gradients are under way: each waits for nothing but that
+            # another process begins a step that this one has left behind.
+            for sent in before:
+                sent.wait()
+            held, before = next_one, under_way
+        for sent in [*before, *([home] if home is not None else [])]:
             sent.wait()
         return total
 
