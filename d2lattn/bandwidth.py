@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,17 @@ from d2lattn.smoothing import Tick
 __all__ = ["select"]
 
 Losses = Callable[[Sequence[Tensor]], list[float]]
+
+
+class Search(Protocol):
+    """Losses that may have a slope to follow."""
+
+    @property
+    def is_smooth(self) -> bool: ...
+
+    def __call__(self, bandwidths: Sequence[Tensor], /) -> list[float]: ...
+
+    def with_gradient(self, bandwidth: Tensor, /) -> tuple[float, Tensor]: ...
 
 
 class Choice(NamedTuple):
@@ -48,7 +59,8 @@ def select(
         best = minimise(losses, low, high)
         best = Choice(best.loss, best.bandwidth.expand((1,) * ndim))
     else:
-        best = _minimise_by_feature(losses, points)
+        spread = _spread(points)
+        best = minimise_by_feature(losses, spread, _sensible_range(points / spread)[0])
     if math.isinf(best.loss):
         raise ValueError(
             f"candidates must reach from each point to another; with the {smoother.kernel} "
@@ -160,16 +172,18 @@ def _geometric(low: float, high: float, num: int) -> Float[Tensor, " num"]:
     return torch.logspace(math.log10(low), math.log10(high), num, dtype=torch.float64)
 
 
-def _minimise_by_feature(losses: LeaveOneOut, points: Float[Tensor, "n features"]) -> Choice:
-    """A common factor of the spreads, then each feature in turn, then all of them at once."""
+def _spread(points: Float[Tensor, "n features"]) -> Float[Tensor, " features"]:
     spread = points.quantile(0.75, dim=0) - points.quantile(0.25, dim=0)  # stray values or not
     spread = torch.where(spread > 0, spread, points.std(dim=0))
-    spread = torch.where(spread > 0, spread, 1.0)
+    return torch.where(spread > 0, spread, 1.0)
+
+
+def minimise_by_feature(losses: Search, spread: Float[Tensor, " features"], low: float) -> Choice:
+    """A common factor of the spreads, then each feature in turn, then all of them at once."""
 
     def of_factors(factors: Sequence[Tensor]) -> list[float]:
         return losses([factor * spread for factor in factors])
 
-    low, _ = _sensible_range(points / spread)
     best = minimise(of_factors, low, 100.0, start=24, valleys=1, zoom=1)
     starts = [Choice(best.loss, best.bandwidth * spread)]
     best = starts[0]
@@ -187,7 +201,7 @@ def _minimise_by_feature(losses: LeaveOneOut, points: Float[Tensor, "n features"
     return min(starts, key=lambda choice: choice.loss)
 
 
-def _polish(losses: LeaveOneOut, start: Choice) -> Choice:
+def _polish(losses: Search, start: Choice) -> Choice:
     """Quasi-Newton steps on the logarithms of the bandwidths, with the exact gradient."""
     if not 0 < start.loss < math.inf:
         return start

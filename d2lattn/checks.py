@@ -160,6 +160,13 @@ def check_number(name: str, number: float, expected: str = "a number") -> None:
         raise ValueError(f"{name} must be finite; got {number}")
 
 
+def check_empty(empty: Any) -> None:
+    """Raise an error unless it says what to predict where no measurement is reached."""
+    is_number = isinstance(empty, int | float) and not isinstance(empty, bool)
+    if not is_number and not (isinstance(empty, str) and empty == "nearest"):
+        raise ValueError(f"empty must be a number or 'nearest'; got {empty!r}")
+
+
 def check_dropout(dropout: float) -> None:
     """Raise an error unless it is a probability."""
     if isinstance(dropout, bool) or not isinstance(dropout, int | float):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from d2lattn.bandwidth import select
-from d2lattn.checks import is_ordinary, wants_gradients
+from d2lattn.checks import check_empty, is_ordinary, wants_gradients
 from d2lattn.extras import progress_bar
 from d2lattn.fitted import columns
 from d2lattn.kernel_formulas import Bandwidth
@@ -68,9 +68,7 @@ class KernelEstimator(Weighted):
         ModuleNotFoundError
             If a progress bar is asked for and tqdm is not installed.
         """
-        is_number = isinstance(empty, int | float) and not isinstance(empty, bool)
-        if not is_number and not (isinstance(empty, str) and empty == "nearest"):
-            raise ValueError(f"empty must be a number or 'nearest'; got {empty!r}")
+        check_empty(empty)
         queries, _, _ = self._queries_keys_values(x)
         with progress_bar("share", 1.0, progress) as tick:
             output, reached = self._smooth(queries, tick=tick)

@@ -207,6 +207,76 @@ def errors(
     return result
 
 
+def mutant_error(rank: int, name: str) -> float:
+    """The largest error of values and gradients of a ring in which something is wrong."""
+    from d2lattn.distributed import parts, ring
+    from d2lattn.distributed.rounds import Rounds
+
+    as_it_is = Rounds.ring
+
+    def other_way_round(self: Rounds, own: Tensor, work: Any, owed: Any = None) -> Any:
+        me, n = self.peers.rank, self.peers.size
+        return as_it_is(self, own, lambda b, block: work((2 * me - b) % n, block), owed)
+
+    def without_the_last(self: Rounds, own: Tensor, work: Any, owed: Any = None) -> Any:
+        last = (self.peers.rank + 1) % self.peers.size
+        return as_it_is(self, own, lambda b, x: None if b == last else work(b, x), owed)
+
+    def kept_at_home(self: Rounds, own: Tensor, work: Any, owed: Any = None) -> Any:
+        mine: list[Any] = []
+
+        def and_keep(b: int, block: Tensor) -> Any:
+            found = work(b, block)
+            mine.extend([found] if b == self.peers.rank and owed is not None else [])
+            return found
+
+        as_it_is(self, own, and_keep, owed)
+        return mine[0].clone() if mine else None
+
+    def without_maximum(output: Tensor, log: Tensor, other: Tensor, other_log: Tensor) -> None:
+        weights = [x.exp().unsqueeze(-1) for x in (log, other_log)]
+        output.copy_((weights[0] * output + weights[1] * other) / (weights[0] + weights[1]))
+        log.copy_((weights[0] + weights[1]).log().squeeze(-1))
+
+    def off_by_a_block(name: str, counts: list[int], layout: str) -> Any:
+        found = [[list(piece) for piece in some] for some in stretches(name, counts, layout)]
+        for some in found:
+            some[-1][0] -= 1
+            some[-1][1] -= 1
+        return [[(a, b) for a, b in some] for some in found]
+
+    stretches = ring.stretches
+    places: dict[str, tuple[Any, str, Any]] = {
+        "nothing": (Rounds, "ring", as_it_is),
+        "rotates the wrong way": (Rounds, "ring", other_way_round),
+        "forgets the last block": (Rounds, "ring", without_the_last),
+        "keeps gradients at home": (Rounds, "ring", kept_at_home),
+        "merges without the maximum": (parts, "join", without_maximum),
+        "has positions off by a block": (ring, "stretches", off_by_a_block),
+    }
+    where, what, wrong = places[name]
+    right = getattr(where, what)
+    n = 2 * dist.get_world_size()  # tokens: a stretch of the zig-zag is one
+    tokens = [normal(n, 3, seed=seed) for seed in range(3)]
+    tokens[0] = 800 * tokens[0] if "maximum" in name else tokens[0]
+    mask = Mask.causal()
+    whole = [x.clone().requires_grad_() for x in tokens]
+    expected = stream_attention(DotProductScore(), *whole, mask=mask).output
+    wanted = torch.autograd.grad(expected.sin().sum(), whole)
+    shares = [shard_sequence(x, layout="zigzag").requires_grad_() for x in tokens]
+    setattr(where, what, wrong)
+    try:
+        output = ring_attention(DotProductScore(), *shares, mask=mask, layout="zigzag").output
+        got = torch.autograd.grad(output.sin().sum(), shares)
+    finally:
+        setattr(where, what, right)
+    errors = [
+        (a - shard_sequence(b, layout="zigzag")).abs().max()
+        for a, b in zip((output.detach(), *got), (expected.detach(), *wanted), strict=True)
+    ]
+    return float(torch.stack(errors).nan_to_num(nan=torch.inf).max())
+
+
 def many_errors(
     rank: int, size: int, cases: list[tuple[str, str, tuple[str, str, bool]]]
 ) -> list[tuple[float, str]]:
@@ -372,6 +442,11 @@ def regression(
         "predict": off(model.predict(my_queries), uneven(alone.predict(queries), size, rank)),
         "residuals": off(model.loo_residuals(), uneven(alone.loo_residuals(), size, rank)),
     }
+    far = 4 * queries  # where compact kernels reach nothing
+    theirs = alone.predict(far, empty="nearest")
+    found["nearest"] = off(
+        model.predict(uneven(far, size, rank), empty="nearest"), uneven(theirs, size, rank)
+    )
     if learnable:
         alone.loo_residuals().square().sum().backward()
         model.loo_residuals().square().sum().backward()
@@ -383,11 +458,57 @@ def regression(
     candidates = [0.5, 1.0, 2.0, 4.0]
     chosen = [k.select_bandwidth(candidates).bandwidth for k in (model, alone)]
     found["candidate"] = off(*chosen)
-    if kernel == "boxcar":  # whose loss has steps: many bandwidths are as good
+    # The boxcar's loss has steps: many bandwidths are as good.
+    if kernel == "boxcar" or not weighted:
         return found
     chosen = [k.select_bandwidth().bandwidth.log() for k in (model, alone)]
     found["bandwidth"] = off(*chosen)
     return found
+
+
+def by_feature(rank: int, kernel: str, weighted: bool) -> tuple[float, float, list[float]]:
+    """How far the bandwidths that two processes select for two features are from those of one, in
+    logarithms; one process's loss there against its own least; the bandwidths."""
+    n = 40
+    x = normal(n, 2, seed=1) * torch.tensor([1.0, 30.0])
+    y = (2 * x[:, 0]).sin() + 0.02 * x[:, 1] + 0.1 * normal(n)
+    weight = (normal(n, seed=3).abs() * (torch.arange(n) % 5 > 0)) if weighted else None
+    alone = NadarayaWatson([1.0, 1.0], kernel).fit(x, y, weight).select_bandwidth()
+    group = group_of(2)
+    if rank > 1:
+        return 0.0, 1.0, []
+    own = slice(0, 25) if rank == 0 else slice(25, n)
+    model = ShardedNadarayaWatson([1.0, 1.0], kernel, group=group)
+    model.fit(x[own], y[own], None if weight is None else weight[own])
+    model.select_bandwidth()
+
+    def loss(bandwidth: Tensor) -> float:
+        residuals = NadarayaWatson(bandwidth, kernel).fit(x, y, weight).loo_residuals()
+        return float((residuals.square() * (1.0 if weight is None else weight)).sum())
+
+    off = float((model.bandwidth.log() - alone.bandwidth.log()).abs().max())
+    return off, loss(model.bandwidth) / loss(alone.bandwidth), model.bandwidth.tolist()
+
+
+def regress_differently(rank: int, what: str) -> str:
+    """Process 1 asks for something else: what each process hears of it."""
+    x = normal(6, 1, seed=rank)
+    model = ShardedNadarayaWatson(0.5).fit(x, x.sin())
+    other = rank == 1
+    try:
+        if what == "candidates":
+            model.select_bandwidth([0.5, 1.0 + other])
+        elif what == "empty":
+            model.predict(x, empty="nearest" if other else 0.0)
+        elif what == "x":
+            model.predict(x.float() if other else x)
+        elif other:
+            model.loo_residuals()
+        else:
+            model.predict(x)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
 
 
 def most_measurements_held(rank: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from itertools import cycle
@@ -20,6 +22,7 @@ from tests import distributed_work as work
 
 # Values and gradients are sums of a few hundred products of size 1, in float64.
 EXACT = 1e-10
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,15 @@ def test_a_ring_gives_the_values_and_gradients_of_one_process(team, size, make):
     for found in team.run(work.many_errors, size, some)[:size]:
         for case, (error, name) in zip(some, found, strict=True):
             assert error < EXACT, (case, name)
+
+
+def test_these_comparisons_see_what_may_go_wrong_in_a_ring(team):
+    assert max(team.run(work.mutant_error, "nothing")) < EXACT
+    for mutant in [
+        "rotates the wrong way", "forgets the last block", "keeps gradients at home",
+        "merges without the maximum", "has positions off by a block",
+    ]:  # fmt: skip
+        assert max(team.run(work.mutant_error, mutant)) > 1e-3, mutant
 
 
 def test_every_way_gives_them_under_every_mask(team):
@@ -143,6 +155,29 @@ def test_a_regression_on_shared_measurements_is_that_of_one_process(
         for name, off in found.items():
             # A minimum is flat: the loss tells bandwidths apart to the root of its own error.
             assert off < (1e-5 if name == "bandwidth" else EXACT), name
+
+
+@pytest.mark.parametrize(("kernel", "weighted"), [
+    ("gaussian", True), ("epanechnikov", False),
+])  # fmt: skip
+def test_a_bandwidth_for_each_feature_is_selected_as_by_one_process(team, kernel, weighted):
+    found = team.run(work.by_feature, kernel, weighted)[:2]
+    assert len({tuple(chosen) for _, _, chosen in found}) == 1  # to the last digit
+    for off, loss, _ in found:
+        if kernel == "gaussian":  # a minimum is flat
+            assert off < 1e-5
+        # Compact kernels make many local minima, of which either may find one a little deeper.
+        assert loss < (1 + 1e-9 if kernel == "gaussian" else 1.02)
+
+
+@pytest.mark.parametrize(("what", "message"), [
+    ("candidates", "select_bandwidth needs the same candidates"),
+    ("empty", "predict needs the same empty"),
+    ("x", "x must have the dtype that was fitted"),
+    ("call", "needs the same call"),
+])  # fmt: skip
+def test_a_regression_that_is_asked_for_different_things_says_so_everywhere(team, what, message):
+    assert all(message in x for x in team.run(work.regress_differently, what))
 
 
 def test_a_bandwidth_learns_from_all_measurements(team):
@@ -244,6 +279,31 @@ def test_a_process_that_is_lost_is_named_and_no_orphan_is_left(fault):
         pids = team.pids
         assert fault == "never arrives" or not any(alive(pid) for pid in pids)
     assert not any(alive(pid) for pid in pids)
+
+
+def test_the_example_runs_under_torchrun_and_goes_on_where_it_was_broken_off(tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "examples/long_sequence.py", "--tokens", "2000", "--width", "64", "--heads", "2",
+        "--mask", "causal", "--timeout", "60", "--save", str(tmp_path),
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if Path("/sys/class/net/lo").exists():
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    printed = []
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+        (tmp_path / "head-1-process-0-of-2.pt").unlink()  # one head is to be made again
+    # A block is 1000 keys and values of 64 features in float32; each process sends its own.
+    for report, heads in zip(printed, (2, 1), strict=True):
+        sent = heads * 1000 * 2 * 64 * 4
+        assert report.count(f"{sent / 1e6:.1f} MB sent") == 2
+    assert 0 < float(printed[0].rsplit(" ", 1)[-1]) < 1e-5  # the error
+    assert "error" not in printed[1]  # the first head, which is checked, was not made again
 
 
 def test_processes_leave_nothing_behind_after_an_error():
