@@ -82,10 +82,6 @@ class DotProductScore(Score):
     ------
     TypeError, ValueError
         If the scale is not a finite number.
-
-    References
-    ----------
-    Vaswani et al., "Attention Is All You Need" (2017), section 3.2.1.
     """
 
     def __init__(self, scale: float | None = None) -> None:
@@ -185,7 +181,7 @@ def bilinear_score(
 
 
 class BilinearScore(Score):
-    r"""A dot product for queries and keys of different widths, with a learned matrix.
+    r"""A dot product for queries and keys of different widths; see :func:`bilinear_score`.
 
     .. math:: a(q, k) = s\, k^\top W q
 
@@ -213,11 +209,6 @@ class BilinearScore(Score):
     >>> import torch
     >>> BilinearScore(key_size=3, query_size=2)(torch.ones(1, 5, 2), torch.ones(1, 7, 3)).shape
     torch.Size([1, 5, 7])
-
-    References
-    ----------
-    Luong, Pham and Manning, "Effective Approaches to Attention-based Neural Machine
-    Translation" (2015), the score called "general".
     """
 
     def __init__(self, key_size: int, query_size: int, scale: float = 1.0) -> None:
