@@ -241,19 +241,23 @@ def labs_on(body: str) -> list[str]:
 
 
 def add_labs(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """A page loads the scripts of its own laboratories, after what they share."""
+    """A page loads one script: its own laboratories, after what they share."""
     names = labs_on(context.get("body", ""))
     if not names or app.builder.name == "epub":  # whose readers run no scripts
         return
-    app.add_css_file("labs/labs.css")
-    for name in ["shared", *names]:
-        app.add_js_file(f"labs/{name}.js", loading_method="defer")
+    script = f"labs/{'-and-'.join(names)}.js"
+    texts = [(LABS / f"{name}.js").read_text(encoding="utf-8") for name in ["shared", *names]]
+    Path(app.outdir, "_static", script).write_text("\n".join(texts), encoding="utf-8")
+    app.add_js_file(script, loading_method="defer")
 
 
-def copy_labs(app: Sphinx) -> None:
-    """Before pages are written, so that their addresses carry a checksum."""
+def style_labs(app: Sphinx) -> None:
+    """The laboratories' style sheet is small, and `lean` joins what every page loads."""
     if app.builder.format == "html" and app.builder.name != "epub":
-        shutil.copytree(LABS, Path(app.outdir, "_static", "labs"), dirs_exist_ok=True)
+        folder = Path(app.outdir, "_static", "labs")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(LABS / "labs.css", folder)
+        app.add_css_file("labs/labs.css", priority=900)
 
 
 def copy_downloads(app: Sphinx, error: Exception | None) -> None:
@@ -281,7 +285,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.setup_extension("sphinx_sitemap")
     app.config.epub_cover = ("_static/mark.svg", "epub-cover.html")  # a tuple: not for _config.yml
     app.connect("config-inited", fill_in, priority=100)
-    app.connect("builder-inited", copy_labs)
+    app.connect("builder-inited", style_labs)
     app.connect("html-page-context", describe, priority=400)
     app.connect("html-page-context", mend)
     app.connect("html-page-context", add_labs)

@@ -13,6 +13,7 @@ import logging
 import posixpath
 import re
 import shutil
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ PRELOAD = re.compile(r'[ \t]*<link rel="preload" as="script"[^>]*>\n?')
 PAGENAME = re.compile(r"\s*<script>DOCUMENTATION_OPTIONS\.pagename = [^<]*</script>")
 IMAGE = re.compile(r'<img (?![^>]*\b(?:height|loading)=)[^>]*src="(?:\.\./)*_images/([^"]+)"[^>]*>')
 ICON = re.compile(r'class="[^"]*\bfa[srb]?(?:-solid|-regular|-brands)? fa-([a-z-]+)[^"]*"')
+MARK = re.compile(r'src="[^"]*_static/mark\.svg"')
 IMPORT = re.compile(r'@import (?:url\()?"([^":]+)"\)?;')
 RELATIVE = re.compile(r"url\(([\"']?)(?![\"'/#]|data:)")
 ICON_RULE = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"[^"]*"\}')
@@ -42,7 +44,14 @@ THEME_NOW = (
 SIDEBAR = 'id="pst-primary-sidebar" role="complementary" aria-label="The book"'
 # Left out: the icons as a script, and tabs, which no page has.
 UNUSED = {"scripts/fontawesome.js", "design-tabs.js"}
-EMBED = ("MathJax_Zero", "MathJax_Size")  # small, and half of all formulas use them
+EMBED = 2500  # bytes of a font that are less than what asking for a file costs
+FORMULA_FACE = re.compile(
+    r'@font-face[^{]*\{\s*font-family: ([\w-]+);[^}]*url\("(mathjax/[^"]+)"\)[^}]*\}'
+)
+CONTENT = re.compile(r'([^{}]*)\{[^{}]*?content: "([^"]*)"')
+ROLE = re.compile(r"(?<=\.)TEX-\w+")
+# What a character without a role of its own is drawn in; a bracket grows out of the last three
+PLAIN = ("MJXTEX", "MJXTEX-S1", "MJXTEX-S4", "MJXTEX-A")
 WEIGHTS = {"solid-900": ("Free", 900), "regular-400": ("Free", 400), "brands-400": ("Brands", 400)}
 
 
@@ -78,22 +87,39 @@ def icon_font(css: str, folder: Path) -> str:
     )
 
 
+def characters(css: str) -> dict[str, set[int]]:
+    """The characters that MathJax's style sheet draws in each of its font families."""
+    drawn = dict[str, set[int]]()
+    for selector, content in CONTENT.findall(css):
+        role = ROLE.search(selector)
+        codes = {int(code, 16) for code in re.findall(r"\\([0-9A-Fa-f]{2,5})", content)}
+        codes |= {ord(char) for char in re.sub(r"\\[0-9A-Fa-f]+ ?", "", content)}
+        for family in [f"MJX{role[0]}"] if role else PLAIN:
+            drawn.setdefault(family, set()).update(codes)
+    drawn["MJXZERO"] = set().union(*drawn.values())
+    return drawn
+
+
 def formula_styles(static: Path) -> str:
-    """MathJax's style sheet, its fonts cut down to the characters that the formulas use."""
+    """MathJax's style sheet, its fonts cut down to what the formulas draw in each of them."""
     css = (static / "mathjax.css").read_text(encoding="utf-8")
-    codes = {ord(char) for text in re.findall(r'content: "(.*?)"', css) for char in text}
-    codes |= {int(code, 16) for code in re.findall(r"\\([0-9A-Fa-f]{2,5})", css)}
+    drawn, kept = characters(css), set[Path]()
 
-    def cut(match: re.Match[str]) -> str:
-        path = static / match[1]
+    def cut(face: re.Match[str]) -> str:
+        path, codes = static / face[2], drawn.get(face[1], set())
+        if not codes & TTFont(path).getBestCmap().keys() and face[1] != "MJXZERO":
+            return ""
         font = smaller(path, codes)
-        if path.stem.startswith(EMBED):
-            path.unlink()
-            return embedded(font)
+        if len(font) < EMBED:
+            return face[0].replace(f'url("{face[2]}")', embedded(font))
         path.write_bytes(font)
-        return match[0]
+        kept.add(path)
+        return face[0]
 
-    return re.sub(r'url\("(mathjax/[^"]+)"\)', cut, css)
+    css = FORMULA_FACE.sub(cut, css)
+    for path in set((static / "mathjax").iterdir()) - kept:
+        path.unlink()
+    return css
 
 
 def whole_sheet(name: str, static: Path) -> str:
@@ -154,6 +180,13 @@ def with_sizes(text: str, site: Path) -> str:
     return IMAGE.sub(sized, text)
 
 
+@cache
+def data_address(site: Path) -> str:
+    """The mark beside the title, on every page, as an address that asks for nothing."""
+    drawing = (site / "_static" / "mark.svg").read_bytes()
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}"
+
+
 def lean(text: str, site: Path, styles: set[str], scripts: set[str], stamp: dict[str, str]) -> str:
     done = set[str]()
 
@@ -177,6 +210,7 @@ def lean(text: str, site: Path, styles: set[str], scripts: set[str], stamp: dict
         return match[0] if "defer" in match[0] else match[0].replace("<script", "<script defer", 1)
 
     text = PAGENAME.sub("", PRELOAD.sub("", text))
+    text = MARK.sub(lambda _: f'src="{data_address(site)}"', text)
     text = text.replace('<script src="searchindex.js"', '<script defer src="searchindex.js"')
     text = text.replace('id="pst-primary-sidebar"', SIDEBAR, 1).replace(THEME, THEME_NOW, 1)
     return with_sizes(SCRIPT.sub(scripted, STYLE.sub(styled, text)), site)
@@ -194,7 +228,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     used = {name for text in pages.values() for name in ICON.findall(text)} | {"xmark"}
     if (static / "mathjax.css").exists():
         (static / "mathjax.css").write_text(formula_styles(static), encoding="utf-8")
-        styles.insert(-1, "mathjax.css")  # ours comes last
+        styles.insert(styles.index("print.css"), "mathjax.css")
     bundle = {
         "css": joined_styles(styles, static, used),
         "js": joined_scripts(scripts, static),

@@ -2,21 +2,38 @@
 (function (labs) {
   "use strict";
 
-  var LOG_KERNELS = {
-    gaussian: function (u) { return -0.5 * u * u - 0.5 * Math.log(2 * Math.PI); },
-    boxcar: function (u) { return Math.abs(u) <= 1 ? Math.log(0.5) : -Infinity; },
-    triangular: function (u) { return logInside(1 - Math.abs(u)); },
-    epanechnikov: function (u) { return logInside(0.75 * (1 - u * u)); }
+  var ENDING = { // the kernels that have an end
+    boxcar: function (u) { return Math.abs(u) <= 1 ? 0.5 : 0; },
+    triangular: function (u) { return Math.max(0, 1 - Math.abs(u)); },
+    epanechnikov: function (u) { return Math.max(0, 0.75 * (1 - u * u)); }
   };
 
-  function logInside(density) { return density > 0 ? Math.log(density) : -Infinity; }
+  function logKernel(u, kernel) {
+    return kernel === "gaussian" ? -0.5 * u * u - 0.5 * Math.log(2 * Math.PI) : Math.log(ENDING[kernel](u));
+  }
+
+  /* `predict` for a curve of a thousand places: it makes no lists. A Gaussian counts from the
+     nearest key on, which then weighs 1; the others are 0 at their ends, and need no logarithm.
+     One key may be passed over; null without a key within reach. */
+  function average(query, keys, values, bandwidth, kernel, passed) {
+    var total = 0, sum = 0, nearest = Infinity, ending = ENDING[kernel];
+    for (var i = 0; !ending && i < keys.length; i += 1) {
+      if (i !== passed) { nearest = Math.min(nearest, Math.abs(query - keys[i]) / bandwidth); }
+    }
+    for (var j = 0; j < keys.length; j += 1) {
+      var u = (query - keys[j]) / bandwidth;
+      var weight = j === passed ? 0 : ending ? ending(u) : Math.exp(0.5 * (nearest - u) * (nearest + u));
+      total += weight;
+      sum += weight * values[j];
+    }
+    return total > 0 ? sum / total : null;
+  }
 
   function between(low, high, share) { return low + share * (high - low); }
 
   var regression = labs.kernelRegression = {
     weights: function (query, keys, bandwidth, kernel) {
-      var logKernel = LOG_KERNELS[kernel];
-      return labs.softmax(keys.map(function (key) { return logKernel((query - key) / bandwidth); }));
+      return labs.softmax(keys.map(function (key) { return logKernel((query - key) / bandwidth, kernel); }));
     },
 
     predict: function (query, keys, values, bandwidth, kernel) {
@@ -45,29 +62,18 @@
        a level from one place to the next. */
     curve: function (low, high, keys, values, bandwidth, kernel) {
       var places = regression.places(low, high, keys, bandwidth, kernel);
-      var logKernel = LOG_KERNELS[kernel], scores = keys.slice();
-      function at(x) { // `predict`, without making a list for each of a thousand places
-        for (var highest = -Infinity, i = 0; i < keys.length; i += 1) {
-          scores[i] = logKernel((x - keys[i]) / bandwidth);
-          if (scores[i] > highest) { highest = scores[i]; }
-        }
-        if (highest === -Infinity) { return null; }
-        for (var total = 0, sum = 0, j = 0; j < keys.length; j += 1) {
-          var raised = scores[j] === -Infinity ? 0 : Math.exp(scores[j] - highest);
-          total += raised;
-          sum += raised * values[j];
-        }
-        return sum / total;
-      }
+      function at(x) { return average(x, keys, values, bandwidth, kernel, -1); }
       if (kernel === "gaussian") { return places.map(function (x) { return [x, at(x)]; }); }
+      var points = [];
       function bend(from, to, depth) { // points between, where a straight line would be too far off
         var x = (from[0] + to[0]) / 2, middle = [x, at(x)];
         var straight = Math.abs(middle[1] - (from[1] + to[1]) / 2) < 0.02;
         var level = Math.abs(from[1] - to[1]) < 0.04; // an S is straight in its middle, too
-        if (depth === 0 || (straight && (level || depth < 6))) { return [middle]; }
-        return bend(from, middle, depth - 1).concat([middle], bend(middle, to, depth - 1));
+        var enough = depth === 0 || (straight && (level || depth < 6));
+        if (!enough) { bend(from, middle, depth - 1); }
+        points.push(middle);
+        if (!enough) { bend(middle, to, depth - 1); }
       }
-      var points = [];
       for (var i = 0; i < places.length - 1; i += 1) {
         var left = places[i], right = places[i + 1];
         if (right - left < 1e-9) { continue; }
@@ -77,7 +83,9 @@
         } else { // inside, by a hair: at the very end of a reach the weight is 0
           var hair = 1e-6 * (right - left);
           var from = [left, at(left + hair)], to = [right, at(right - hair)];
-          points = points.concat([from], bend(from, to, 8), [to]);
+          points.push(from);
+          bend(from, to, 8);
+          points.push(to);
         }
       }
       return points;
@@ -87,20 +95,17 @@
     alone: function (keys, bandwidth, kernel) {
       return keys.filter(function (query, i) {
         return !keys.some(function (key, j) {
-          return j !== i && isFinite(LOG_KERNELS[kernel]((query - key) / bandwidth));
+          return j !== i && isFinite(logKernel((query - key) / bandwidth, kernel));
         });
       }).length;
     },
 
-    /* Mean squared residual of each measurement from its prediction by all the others: what a
-       query may not attend to scores minus infinity. */
+    /* Mean squared residual of each measurement from its prediction by all the others, which is 0
+       where there are none within reach */
     looError: function (keys, values, bandwidth, kernel) {
-      var logKernel = LOG_KERNELS[kernel];
       return labs.sum(keys.map(function (query, i) {
-        var weights = labs.softmax(keys.map(function (key, j) {
-          return j === i ? -Infinity : logKernel((query - key) / bandwidth);
-        }));
-        return Math.pow(values[i] - labs.dot(weights, values), 2);
+        var found = average(query, keys, values, bandwidth, kernel, i);
+        return Math.pow(values[i] - (found || 0), 2);
       })) / keys.length;
     }
   };

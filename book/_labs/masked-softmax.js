@@ -130,7 +130,7 @@
       fill.querySelectorAll("label")[i].appendChild(verdict);
       return verdict;
     });
-    var table = labs.table("Scores and weights of the four keys");
+    var table = tableOf(count);
     var summary = labs.summary();
     [starts].concat(sliders, [
       valid, shift, format, fill, table.place, summary, reset
@@ -150,9 +150,9 @@
       FILLS.forEach(function (option, i) {
         var some = masked.weights(scores, state.valid, option[0], state.format);
         var fault = masked.fault(some, scores, state.valid, state.format);
-        verdicts[i].textContent = fault ? " \u2717 " + fault : " \u2713 right";
+        labs.write(verdicts[i], fault ? " \u2717 " + fault : " \u2713 right");
       });
-      fillTable(table, inside, weights, state.valid);
+      table.show(inside, weights, state.valid);
       summary.say(sentence(scores, weights));
     }
 
@@ -173,25 +173,36 @@
     return draw;
   }
 
-  function fillTable(table, inside, weights, valid) {
+  /* A row for the scores, one for the weights, a column for each key; made once, then written on */
+  function tableOf(count) {
+    function several(make) {
+      for (var all = [], i = 0; i < count; i += 1) { all.push(make(i)); }
+      return all;
+    }
     function row(name, cells) {
       return labs.html("tr", {}, [labs.html("th", { scope: "row" }, [name])].concat(cells));
     }
-    var head = weights.map(function (_, i) {
-      return labs.html("th", { scope: "col", "class": i < valid ? "key" : "lab-padding" }, [
-        "key " + i, labs.html("br"), i < valid ? "valid" : "padding"
-      ]);
+    var kinds = several(function () { return labs.html("span"); });
+    var heads = several(function (i) {
+      return labs.html("th", { scope: "col" }, ["key " + i, labs.html("br"), kinds[i]]);
     });
-    labs.renew(table, [labs.html("thead", {}, [
-      labs.html("tr", {}, [labs.html("td")].concat(head, [labs.html("th", { scope: "col" }, ["sum"])]))
-    ]), labs.html("tbody", {}, [
-      row("into the softmax", inside.map(function (score) {
-        return labs.cell(labs.format(score, score % 1 ? 1 : 0));
-      }).concat([labs.cell("")])),
-      row("weight", weights.map(function (weight) {
-        return labs.cell(labs.format(weight, 3), weight);
-      }).concat([labs.cell(labs.format(labs.sum(weights), 3))]))
-    ])]);
+    var scores = several(labs.cell.bind(null, {})), shares = several(labs.cell.bind(null, {}));
+    var sum = labs.cell();
+    var table = labs.table("Scores and weights of the four keys", [
+      labs.html("tr", {}, [labs.html("td")].concat(heads, [labs.html("th", { scope: "col" }, ["sum"])])),
+      row("into the softmax", scores.concat([labs.html("td")])),
+      row("weight", shares.concat([sum]))
+    ]);
+    table.show = function (inside, weights, valid) {
+      heads.forEach(function (head, i) {
+        head.className = i < valid ? "key" : "lab-padding";
+        labs.write(kinds[i], i < valid ? "valid" : "padding");
+        scores[i].show(labs.format(inside[i], inside[i] % 1 ? 1 : 0));
+        shares[i].show(labs.format(weights[i], 3), weights[i]);
+      });
+      sum.show(labs.format(labs.sum(weights), 3));
+    };
+    return table;
   }
 
   labs.mount("masked-softmax", "Laboratory: masked softmax", build);

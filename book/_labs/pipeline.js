@@ -45,12 +45,6 @@
 
   function build(data, body) {
     var start = data.query, query = start.slice(), step = 0;
-    var shapes = {
-      query: shape(1, start.length), keys: shape(data.keys.length, start.length),
-      row: shape(1, data.keys.length), values: shape(data.keys.length, data.values[0].length),
-      output: shape(1, data.values[0].length)
-    };
-
     var back = labs.button("Back", function () { go(step - 1); });
     var next = labs.button("Next", function () { go(step + 1); });
     var stepper = labs.slider("step", {
@@ -63,7 +57,22 @@
         text: function (number) { return labs.format(number, 1); }
       }, function (number) { query[i] = number; draw(); });
     });
-    var table = labs.table("From the query to the output");
+    var columns = data.keys.length + 1; // and their sum
+    var rows = {
+      query: row("query", shape(1, start.length), 0, 1, "query"),
+      keys: row("keys", shape(data.keys.length, start.length), 0, columns, "key"),
+      scores: row("scores", shape(1, data.keys.length), 1, columns),
+      raised: row("exp", shape(1, data.keys.length), 2, columns),
+      weights: row("weights", shape(1, data.keys.length), 3, columns),
+      values: row("values", shape(data.values.length, data.values[0].length), 0, columns, "value"),
+      output: row("output", shape(1, data.values[0].length), 4, 1)
+    };
+    var names = [labs.html("td")].concat(data.names.concat("sum").map(function (name) {
+      return labs.html("th", { scope: "col" }, [name]);
+    }));
+    var table = labs.table("From the query to the output", [labs.html("tr", {}, names)].concat(
+      Object.keys(rows).map(function (name) { return rows[name].node; })
+    ));
     var summary = labs.summary();
     var reset = labs.button("Start again", function () {
       query = start.slice();
@@ -80,17 +89,23 @@
       draw();
     }
 
-    function row(name, shape, from, cells, colour) {
-      var head = labs.html("th", { scope: "row" }, [
+    /* A row that shows its numbers from a step on: in columns, or as one text across them */
+    function row(name, shape, from, columns, colour) {
+      var wide = columns === 1 ? { colspan: data.keys.length + 1 } : {}, cells = [];
+      for (var i = 0; i < columns; i += 1) { cells.push(labs.cell(wide)); }
+      var node = labs.html("tr", {}, [labs.html("th", { scope: "row" }, [
         labs.html("span", colour ? { "class": colour } : {}, [name]), labs.html("br"),
         labs.html("span", { "class": "lab-shape" }, [shape])
-      ]);
-      var node = labs.html("tr", from === step ? { "class": "lab-now" } : {}, [head]);
-      cells.forEach(function (cell) {
-        if (from > step) { cell = labs.cell("\u00b7", undefined, { colspan: cell.colSpan }); }
-        node.appendChild(cell);
-      });
-      return node;
+      ])].concat(cells));
+      return {
+        node: node,
+        show: function (texts, weights) {
+          node.className = from === step ? "lab-now" : "";
+          cells.forEach(function (cell, i) {
+            if (from > step) { cell.show("\u00b7"); } else { cell.show(texts[i] || "", weights && weights[i]); }
+          });
+        }
+      };
     }
 
     function draw() {
@@ -99,28 +114,20 @@
       allow(next, step < STEPS.length - 1, back);
 
       function numbers(row, digits) {
-        return row.map(function (number) { return labs.cell(labs.format(number, digits)); });
+        return row.map(function (number) { return labs.format(number, digits); });
       }
       function vectors(rows) {
-        return rows.map(function (vector) { return labs.cell(vector.join(", ")); });
+        return rows.map(function (vector) { return vector.join(", "); });
       }
-      var all = { colspan: data.keys.length + 1 };
-      labs.renew(table, [labs.html("thead", {}, [labs.html("tr", {}, [labs.html("td")].concat(
-        data.names.map(function (name) { return labs.html("th", { scope: "col" }, [name]); }),
-        [labs.html("th", { scope: "col" }, ["sum"])]
-      ))]), labs.html("tbody", {}, [
-        row("query", shapes.query, 0, [labs.cell(query.join(", "), undefined, all)], "query"),
-        row("keys", shapes.keys, 0, vectors(data.keys).concat([labs.cell("")]), "key"),
-        row("scores", shapes.row, 1, numbers(here.scores, 3).concat([labs.cell("")])),
-        row("exp", shapes.row, 2, numbers(here.raised.concat([here.total]), 2)),
-        row("weights", shapes.row, 3, here.weights.map(function (weight) {
-          return labs.cell(labs.format(weight, 3), weight);
-        }).concat([labs.cell(labs.format(labs.sum(here.weights), 3))])),
-        row("values", shapes.values, 0, vectors(data.values).concat([labs.cell("")]), "value"),
-        row("output", shapes.output, 4, [labs.cell(here.output.map(function (number, i) {
-          return data.outputs[i] + " " + labs.format(number, 2);
-        }).join(", "), undefined, all)])
-      ])]);
+      rows.query.show(vectors([query]));
+      rows.keys.show(vectors(data.keys));
+      rows.scores.show(numbers(here.scores, 3));
+      rows.raised.show(numbers(here.raised.concat(here.total), 2));
+      rows.weights.show(numbers(here.weights.concat(labs.sum(here.weights)), 3), here.weights);
+      rows.values.show(vectors(data.values));
+      rows.output.show([here.output.map(function (number, i) {
+        return data.outputs[i] + " " + labs.format(number, 2);
+      }).join(", ")]);
       summary.say("Step " + (step + 1) + ", " + STEPS[step] + ". " + sentence(here));
     }
 

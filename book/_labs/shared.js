@@ -56,33 +56,11 @@
     return { tag: tag, attributes: attributes, text: text || "" };
   };
 
-  /* Give an element these children by changing only what differs from those that it has: a shape
-     that has moved is moved, a word that has changed is written, and nothing is made again. */
-  labs.renew = function (element, children) {
-    children.forEach(function (wanted, i) {
-      var held = element.childNodes[i];
-      if (!held) { element.appendChild(wanted); }
-      else if (held.nodeName !== wanted.nodeName) { element.replaceChild(wanted, held); }
-      else if (wanted.nodeType === 3) {
-        if (held.data !== wanted.data) { held.data = wanted.data; }
-      } else {
-        copyAttributes(held, wanted);
-        labs.renew(held, Array.prototype.slice.call(wanted.childNodes));
-      }
-    });
-    while (element.childNodes.length > children.length) { element.removeChild(element.lastChild); }
+  /* Write what has changed, into the text that is there. */
+  labs.write = function (element, text) {
+    if (!element.firstChild) { element.appendChild(document.createTextNode(text)); }
+    else if (element.firstChild.data !== text) { element.firstChild.data = text; }
   };
-
-  function copyAttributes(held, wanted) {
-    Array.prototype.slice.call(held.attributes).forEach(function (attribute) {
-      if (!wanted.hasAttribute(attribute.name)) { held.removeAttribute(attribute.name); }
-    });
-    Array.prototype.forEach.call(wanted.attributes, function (attribute) {
-      if (held.getAttribute(attribute.name) !== attribute.value) {
-        held.setAttribute(attribute.name, attribute.value);
-      }
-    });
-  }
 
   labs.merge = function (attributes, more) {
     var all = {};
@@ -130,7 +108,7 @@
     Object.keys(had ? had.attributes : {}).forEach(function (name) {
       if (!(name in part.attributes)) { part.element.removeAttribute(name); }
     });
-    if (part.text !== (had ? had.text : "")) { part.element.textContent = part.text; }
+    if (part.text !== (had ? had.text : "")) { labs.write(part.element, part.text); }
     return part;
   }
 
@@ -163,11 +141,17 @@
     return { "fill-opacity": weight.toFixed(4), "class": "lab-red" };
   };
 
-  labs.cell = function (text, weight, attributes) {
-    var cell = fill(labs.html("td", attributes, [text]), {});
-    if (weight === undefined || isNaN(weight)) { return cell; }
-    cell.className += weight > 0.73 ? " lab-weight lab-strong" : " lab-weight";
-    cell.style.setProperty("--lab-share", (100 * weight).toFixed(2) + "%");
+  /* A cell of a table: `show` changes its words and its weight, if it is one. */
+  labs.cell = function (attributes) {
+    var cell = labs.html("td", attributes), shown;
+    cell.show = function (text, weight) {
+      var share = weight === undefined || isNaN(weight) ? "" : (100 * weight).toFixed(2) + "%";
+      labs.write(cell, text);
+      if (share === shown) { return; }
+      shown = share;
+      cell.className = share ? "lab-weight" + (weight > 0.73 ? " lab-strong" : "") : "";
+      cell.style.setProperty("--lab-share", share);
+    };
     return cell;
   };
 
@@ -184,7 +168,7 @@
     var node = labs.html("div", { "class": "lab-slider" }, [name, input, value]);
     function show() {
       var text = options.text(Number(input.value));
-      value.textContent = text;
+      labs.write(value, text);
       input.setAttribute("aria-valuetext", text);
     }
     input.addEventListener("input", function () { show(); change(Number(input.value)); });
@@ -239,9 +223,12 @@
     return node;
   };
 
-  /* A table that scrolls inside itself where the page is narrow */
-  labs.table = function (label) {
-    var table = labs.html("table", { "class": "lab-table" });
+  /* A table of these rows, the first of them its head; it scrolls inside itself where the page is
+     narrow. */
+  labs.table = function (label, rows) {
+    var table = labs.html("table", { "class": "lab-table" }, [
+      labs.html("thead", {}, rows.slice(0, 1)), labs.html("tbody", {}, rows.slice(1))
+    ]);
     table.place = labs.html("div", {
       "class": "lab-scroll", role: "region", "aria-label": label, tabindex: 0
     }, [table]);

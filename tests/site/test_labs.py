@@ -102,11 +102,11 @@ def test_a_script_is_small_and_runs_in_any_browser(script: Path) -> None:
     assert not re.search(r"=>|`|\b(?:const|let|class|import|export|async)\s|Object\.assign", code)
 
 
-def test_only_pages_with_a_laboratory_load_its_script(site: Path) -> None:
+def test_a_page_loads_one_script_for_its_laboratory(site: Path) -> None:
     for path in (site / "book").glob("*.html"):
         loaded = re.findall(r"_static/labs/([\w-]+)\.js", path.read_text(encoding="utf-8"))
         held = [lab for lab, page in PAGES.items() if page == path.stem]
-        assert loaded == (["shared", *held] if held else []), path.name
+        assert loaded == held, path.name
 
 
 # Arithmetic, against the package
