@@ -3,9 +3,11 @@
 Every page is loaded with an empty cache from a local server that compresses text as a static
 host does, then scrolled to its end; bytes and requests are those of the whole visit. The paint
 is measured in a second visit, with the processor four times slower behind a line of 1.6 Mbit/s
-with 150 ms round trip. Layout shifts are added up over that visit, scrolling included. A third
-visit drives every control of every laboratory by keyboard, mouse and finger, the processor again
-four times slower. Of the listings of source code, the largest stands for all.
+with 150 ms round trip. Layout shifts are added up over that visit, scrolling included. Three
+more visits drive every control of every laboratory by keyboard, mouse and finger, the processor
+again four times slower. What else runs on the machine can only make an answer slower, so of a
+control's slowest answers in the three visits the least counts. Of the listings of source code,
+the largest stands for all.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from playwright.sync_api import Browser, CDPSession, Locator, Page, sync_playwri
 from tools.serving import DESK, QUIET, build, reader_pages, served, system_chromium
 
 SLOWER = 4
+ATTEMPTS = 3  # visits to a laboratory
 LINE = {"offline": False, "latency": 150, "downloadThroughput": 2e5, "uploadThroughput": 2e5}
 TARGETS = {
     "transferred (kB)": 1200,
@@ -130,44 +133,62 @@ def slowest_interaction(browser: Browser, url: str) -> float | None:
 
     None on a page without laboratory; an error where there is one that cannot be measured.
     """
+    visits = [answers(browser, url) for _ in range(ATTEMPTS)]
+    return max((min(each) for each in zip(*visits, strict=True)), default=None)
+
+
+def answers(browser: Browser, url: str) -> list[float]:
+    """The slowest answer of each control in one visit."""
     context = browser.new_context(viewport=DESK, has_touch=True)
     context.add_init_script(WATCH)
     page = context.new_page()
     page.goto(url, wait_until="networkidle")
-    placed = page.locator(".lab").count()
-    if not placed:
-        context.close()
-        return None
-    built = page.locator(".lab-body")
+    placed, built = page.locator(".lab").count(), page.locator("figure.has-lab > .lab-body")
+    if placed:
+        built.last.wait_for()  # the network rests, but the processor may not
     controls = built.locator(CONTROLS).all()
     if built.count() != placed or len(controls) < placed:
         raise RuntimeError(f"{url}: {built.count()} of {placed} laboratories, {controls}")
     session = context.new_cdp_session(page)
     slow_down(session, line=False)
+    slowest = []
     for control in controls:
+        control.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        page.evaluate("seen.slowest = 0")
         drive(page, session, control)
-    page.wait_for_timeout(300)
-    slowest = float(page.evaluate("seen.slowest"))
+        page.wait_for_timeout(300)
+        slowest.append(float(page.evaluate("seen.slowest")))
     context.close()
-    if not slowest:
+    if controls and not any(slowest):
         raise RuntimeError(f"{url}: the laboratory was driven, but no answer was seen")
     return slowest
 
 
 def drive(page: Page, session: CDPSession, control: Locator) -> None:
-    control.scroll_into_view_if_needed()
+    """Keys, mouse and finger as they come from the system: what a tool asks the page before it
+    presses for us would count as the page's own work."""
     kind = control.evaluate("e => e.type || e.localName")
+    box = control.bounding_box()
+    assert box
     if kind not in ("range", "svg"):
-        for act in (lambda: control.press("Space"), control.click, control.tap):
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        for act in (
+            lambda: page.keyboard.press("Space"),
+            lambda: page.mouse.click(*middle),
+            lambda: touch(session, [middle]),
+        ):
             if control.is_enabled():
+                control.focus()
+                page.wait_for_timeout(100)
                 act()
                 page.wait_for_timeout(100)
         return
+    if kind == "range":
+        control.focus()
     for key in KEYS if kind == "range" else []:
-        control.press(key)
+        page.keyboard.press(key)
         page.wait_for_timeout(60)
-    box = control.bounding_box()
-    assert box
     path = [
         (box["x"] + box["width"] * (0.3 + 0.05 * i), box["y"] + box["height"] / 2 + i)
         for i in range(9)
@@ -178,12 +199,16 @@ def drive(page: Page, session: CDPSession, control: Locator) -> None:
         page.mouse.move(*at)
         page.wait_for_timeout(30)
     page.mouse.up()
+    touch(session, path)
+
+
+def touch(session: CDPSession, path: list[tuple[float, float]]) -> None:
+    """A finger that comes down, goes along a path, and is lifted."""
     for i, (x, y) in enumerate(path):
         kind = "touchMove" if i else "touchStart"
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
-        page.wait_for_timeout(30)
+        time.sleep(0.03)
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    page.wait_for_timeout(100)
 
 
 def visit(browser: Browser, url: str) -> Visit:
