@@ -136,7 +136,7 @@ FOCUSED = """() => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["03-masked-softmax", "index", "api"])
+@pytest.mark.parametrize("name", ["03-masked-softmax", "index", "api/scores"])
 def test_tab_goes_through_everything_and_shows_where_it_is(
     page: Page, site: Path, name: str
 ) -> None:
@@ -196,7 +196,7 @@ def test_on_a_phone_the_list_of_chapters_opens_and_closes_by_keyboard(
     chapter.wait_for(state="hidden")
 
 
-@pytest.mark.parametrize("name", ["index", "01-kernel-regression", "api"])
+@pytest.mark.parametrize("name", ["index", "01-kernel-regression", "api/scores"])
 def test_nothing_moves_where_the_reader_asks_for_rest(
     browser: Browser, site: Path, name: str
 ) -> None:
