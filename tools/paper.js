@@ -15,6 +15,12 @@ async (pages) => {
         return [...copy.childNodes];
     };
     const titleOf = (section) => section.querySelector("h1, h2, h3, h4, h5");
+    // A page that another one holds, such as a floor of the package, is a part of its own behind it.
+    [...article.querySelectorAll("section .toctree-wrapper .toctree-wrapper > section")].reverse().forEach((page) => {
+        const holder = page.parentElement.closest(".toctree-wrapper > section");
+        page.classList.add("book-page");
+        holder.after(page.previousElementSibling, page);
+    });
     const chapters = [...article.querySelectorAll(".toctree-wrapper > section")];
 
     const prepare = () => {
@@ -147,7 +153,7 @@ async (pages) => {
             list.append(make("li", level, link));
         };
         for (const part of parts) {
-            entry(part, "level-1");
+            entry(part, part.matches(".book-page") ? "level-2" : "level-1");
             if (/^\d/.test(titleOf(part).textContent)) {
                 part.querySelectorAll(":scope > section").forEach((e) => entry(e, "level-2"));
             }

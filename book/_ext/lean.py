@@ -42,6 +42,7 @@ THEME_NOW = (
 )
 # The logo is part of a landmark, as everything on a page should be.
 SIDEBAR = 'id="pst-primary-sidebar" role="complementary" aria-label="The book"'
+FOLDED = '<summary><span class="toctree-toggle"'  # beside an entry of the contents
 # Left out: the icons as a script, and tabs, which no page has.
 UNUSED = {"scripts/fontawesome.js", "design-tabs.js"}
 EMBED = 2500  # bytes of a font that are less than what asking for a file costs
@@ -210,6 +211,7 @@ def lean(text: str, site: Path, styles: set[str], scripts: set[str], stamp: dict
         return match[0] if "defer" in match[0] else match[0].replace("<script", "<script defer", 1)
 
     text = PAGENAME.sub("", PRELOAD.sub("", text))
+    text = text.replace(FOLDED, FOLDED.replace("<summary>", '<summary aria-label="Its pages">'))
     text = MARK.sub(lambda _: f'src="{data_address(site)}"', text)
     text = text.replace('<script src="searchindex.js"', '<script defer src="searchindex.js"')
     text = text.replace('id="pst-primary-sidebar"', SIDEBAR, 1).replace(THEME, THEME_NOW, 1)
