@@ -69,7 +69,7 @@
         var x = (from[0] + to[0]) / 2, middle = [x, at(x)];
         var straight = Math.abs(middle[1] - (from[1] + to[1]) / 2) < 0.02;
         var level = Math.abs(from[1] - to[1]) < 0.04; // an S is straight in its middle, too
-        var enough = depth === 0 || (straight && (level || depth < 6));
+        var enough = depth === 0 || (straight && (level || depth < 7));
         if (!enough) { bend(from, middle, depth - 1); }
         points.push(middle);
         if (!enough) { bend(middle, to, depth - 1); }
@@ -122,7 +122,7 @@
   function build(data, body) {
     var low = data.grid[0] - 1, high = data.grid[data.grid.length - 1] + 1;
     var state = { query: data.query, bandwidth: data.bandwidth, kernel: "gaussian" };
-    var errors = {}; // leave-one-out, by kernel: as far as they have been worked out
+    var errors = { gaussian: [], boxcar: [], triangular: [], epanechnikov: [] }; // leave-one-out
 
     var bottom = Math.min.apply(null, data.y.concat(0)) - 0.3;
     var top = Math.max.apply(null, data.y) + 0.3;
@@ -254,26 +254,26 @@
       body.appendChild(labs.html("div", {}, [part]));
     });
 
-    /* The errors of a kernel, a few at a time, so that a hand is never kept waiting */
-    function compare(name) {
-      var known = errors[name] = errors[name] || [];
-      if (known.length === WIDTHS.length || known.busy) { return; }
-      known.busy = true;
-      window.setTimeout(function () {
-        for (var i = 0; i < 3 && known.length < WIDTHS.length; i += 1) {
-          known.push(regression.looError(data.x, data.y, WIDTHS[known.length], name));
-        }
-        known.busy = false;
-        if (name === state.kernel) { errorPlot.redraw(); }
-        compare(name);
-      }, 30);
+    /* The errors of all kernels, the chosen one's first, a few at a time from the beginning: who
+       comes to choose another one finds them ready. */
+    function compare() {
+      var name = [state.kernel].concat(Object.keys(errors)).filter(function (kernel) {
+        return errors[kernel].length < WIDTHS.length;
+      })[0];
+      if (!name) { return; }
+      var known = errors[name];
+      for (var i = 0; i < 3 && known.length < WIDTHS.length; i += 1) {
+        known.push(regression.looError(data.x, data.y, WIDTHS[known.length], name));
+      }
+      var shown = known.length === WIDTHS.length || known.length % 9 === 0;
+      if (name === state.kernel && shown) { errorPlot.redraw(); }
+      window.setTimeout(compare, 30);
     }
 
     function draw() {
       weights = regression.weights(state.query, data.x, state.bandwidth, state.kernel);
       prediction = labs.dot(weights, data.y);
       fit();
-      compare(state.kernel);
       [plot, strip, errorPlot].forEach(function (picture) { picture.redraw(); });
       summary.say(sentence());
     }
@@ -296,6 +296,7 @@
         " measurements. " + error;
     }
 
+    window.setTimeout(compare, 30);
     return draw;
   }
 

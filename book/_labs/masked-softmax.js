@@ -150,7 +150,7 @@
       FILLS.forEach(function (option, i) {
         var some = masked.weights(scores, state.valid, option[0], state.format);
         var fault = masked.fault(some, scores, state.valid, state.format);
-        labs.write(verdicts[i], fault ? " \u2717 " + fault : " \u2713 right");
+        labs.write(verdicts[i], fault ? "\u2717 " + fault : "\u2713 right");
       });
       table.show(inside, weights, state.valid);
       summary.say(sentence(scores, weights));
