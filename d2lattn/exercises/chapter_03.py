@@ -111,7 +111,7 @@ def check_03_masked_softmax(answer: Any) -> Verdict:
         reference=reference,
         cases=[
             (torch.tensor([[[[0.0, 1.0, 2.0]]]]), torch.tensor([2])),
-            (torch.zeros(2, 2, 2, 2), torch.tensor([1, 2])),
+            (torch.zeros(2, 2, 2, 2), torch.tensor([2, 1])),
             (torch.zeros(1, 1, 2, 2), torch.tensor([2])),
             (torch.zeros(1, 1, 1, 2), torch.tensor([0])),
             (torch.tensor([[[[-2e6, -2e6, 0.0]]]]), torch.tensor([2])),
@@ -161,6 +161,7 @@ def check_03_masked_softmax(answer: Any) -> Verdict:
             Mistake(over(-2), axis.format("queries")),
             Mistake(over(1), axis.format("heads")),
             Mistake(over(0), axis.format("batch")),
+            Mistake(aligned(-1), lined_up.format("keys")),
             Mistake(aligned(-1, 1), lined_up.format("queries")),
             Mistake(aligned(-1, 1, 1), lined_up.format("heads")),
         ],

@@ -52,7 +52,8 @@ def explained(error: BaseException) -> str:
     for part, meaning in _MEANINGS.items():
         if part in text:
             return meaning
-    return f"It stops with `{type(error).__name__}`: {text.rstrip('.')}."
+    said = text.rstrip(".")
+    return f"It stops with `{type(error).__name__}`" + (f": {said}." if said else ".")
 
 
 def difference(value: Any, want: Any) -> str:

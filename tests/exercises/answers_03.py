@@ -81,6 +81,11 @@ def like_three_axes(scores: Tensor, valid_lens: Tensor) -> Tensor:
     return masked_softmax(scores, mask=mask)
 
 
+def like_one_axis(scores: Tensor, valid_lens: Tensor) -> Tensor:
+    mask = torch.arange(scores.shape[-1]) < valid_lens
+    return masked_softmax(scores, mask=mask)
+
+
 def in_place(scores: Tensor, valid_lens: Tensor) -> Tensor:
     scores[~allowed(scores, valid_lens).expand_as(scores)] = -torch.inf
     return scores.softmax(-1)
@@ -151,6 +156,7 @@ WRONG: list[tuple[Check, Any, str]] = [
         "inverted",
     ),
     (check_03_masked_softmax, like_three_axes, "lined up"),
+    (check_03_masked_softmax, like_one_axis, "lined up with the keys"),
     (check_03_masked_softmax, in_place, "in place"),
     (check_03_masked_softmax, hidden_in_place, "in place"),
     (check_03_window, lambda n, r: torch.ones(n, n).triu().tril(r).bool(), "future"),
