@@ -196,7 +196,17 @@
       min: 1, max: ROWS, step: 1, value: 1, colour: "query",
       text: function (number) { return number + " of " + ROWS; }
     }, function (number) { state.row = number - 1; draw(); });
-    var table = labs.table("What each model writes");
+    var cells = models.map(function () { // of one model: what it writes, how likely, how right
+      return [labs.cell({ "class": "lab-whole" }), labs.cell(), labs.cell()];
+    });
+    var names = ["writes", "probability", "on the true characters"];
+    var table = labs.table("What each model writes", [
+      labs.html("tr", {}, [labs.html("td")].concat(names.map(function (name) {
+        return labs.html("th", { scope: "col" }, [name]);
+      })))
+    ].concat(models.map(function (model, i) {
+      return labs.html("tr", {}, [labs.html("th", { scope: "row" }, [model.name])].concat(cells[i]));
+    })));
     var summary = labs.summary();
     var reset = labs.button("Start again", function () { begin(); show(); });
     var pictures = models.map(function (model, i) {
@@ -299,21 +309,14 @@
     function draw() {
       readAll();
       pictures.forEach(function (picture) { picture.redraw(); });
-      labs.renew(table, [labs.html("thead", {}, [labs.html("tr", {}, [labs.html("td")].concat(
-        ["writes", "probability", "on the true characters"].map(function (name) {
-          return labs.html("th", { scope: "col" }, [name]);
-        })
-      ))]), labs.html("tbody", {}, models.map(function (model, i) {
-        var one = read.found[i];
-        return labs.html("tr", {}, [labs.html("th", { scope: "row" }, [model.name])].concat([
+      read.found.forEach(function (one, i) {
+        [
           one.text ? one.text + mark(one.text) : "nothing",
           one.text ? labs.format(one.probability, 2) : "\u2013",
           one.text && read.truth
             ? labs.format(dates.onCharacter(one.weights, read.truth.places), 2) : "not known"
-        ].map(function (text, column) {
-          return labs.cell(text, undefined, column ? {} : { "class": "lab-whole" });
-        })));
-      }))]);
+        ].forEach(function (text, column) { cells[i][column].show(text); });
+      });
       summary.say(sentence());
     }
 

@@ -143,7 +143,7 @@
 
   /* A cell of a table: `show` changes its words and its weight, if it is one. */
   labs.cell = function (attributes) {
-    var cell = labs.html("td", attributes), shown;
+    var cell = labs.html("td", attributes), shown = "";
     cell.show = function (text, weight) {
       var share = weight === undefined || isNaN(weight) ? "" : (100 * weight).toFixed(2) + "%";
       labs.write(cell, text);
