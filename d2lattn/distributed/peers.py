@@ -84,9 +84,12 @@ class Flight:
                 self.works += [(work, whom) for work in dist.batch_isend_irecv(some)]
 
     def wait(self) -> None:
-        """Until all have arrived, and been taken."""
+        """Until all have arrived, and been taken.
+
+        What is to arrive first: who gives nothing is lost, who takes nothing may wait for another.
+        """
         start = time.perf_counter()
-        for work, whom in self.works:
+        for work, whom in reversed(self.works):
             with self.peers.waiting(whom):
                 work.wait()
         for traffic in _counting:
