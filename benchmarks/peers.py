@@ -107,14 +107,26 @@ def blocked_softmax(rows: int) -> Regression:
     """Gaussian kernel regression, so many queries at a time against all keys."""
 
     def regress(queries: Tensor, keys: Tensor, values: Tensor, bandwidth: float) -> Tensor:
-        return torch.cat(
-            [
-                torch.softmax(-0.5 * ((some.unsqueeze(1) - keys) / bandwidth) ** 2, dim=-1) @ values
-                for some in queries.split(rows)
-            ]
-        )
+        return in_blocks(
+            lambda some: -0.5 * ((some.unsqueeze(1) - keys) / bandwidth) ** 2,
+            queries, values, rows,
+        )  # fmt: skip
 
     return regress
+
+
+def in_blocks(
+    compare: Callable[[Tensor], Tensor], queries: Tensor, values: Tensor, rows: int
+) -> Tensor:
+    """Averages by the softmax of the scores of so many queries at a time.
+
+    Each goes where it belongs at once: small results that are kept between large blocks split the
+    heap, and glibc then asks for a new block every time.
+    """
+    outputs = values.new_empty(len(queries))
+    for some, into in zip(queries.split(rows), outputs.split(rows), strict=True):
+        torch.mv(compare(some).softmax(dim=-1), values, out=into)
+    return outputs
 
 
 def import_keops() -> ModuleType:
@@ -165,8 +177,9 @@ def statsmodels_bandwidths(x: Tensor, y: Tensor) -> Tensor:
 
 def blocked_cdist(queries: Tensor, keys: Tensor, values: Tensor, bandwidth: float) -> Tensor:
     """Gaussian kernel regression in space, 1000 queries at a time against all keys."""
-    scores = (-0.5 * (torch.cdist(some, keys) / bandwidth) ** 2 for some in queries.split(1000))
-    return torch.cat([torch.softmax(block, dim=-1) @ values for block in scores])
+    return in_blocks(
+        lambda some: -0.5 * (torch.cdist(some, keys) / bandwidth) ** 2, queries, values, 1000
+    )
 
 
 def floor(function: Callable[..., Tensor], elements: int) -> Callable[[], None]:

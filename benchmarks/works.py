@@ -72,12 +72,9 @@ def small(
     attention = DotProductAttention()
     finish = _finish(q, k, v, backward=backward)
 
-    def repeated(run: Callable[[], Tensor]) -> Any:
-        return [finish(run()) for _ in range(calls)][-1]
-
     return {
-        OURS: lambda: repeated(lambda: attention(q, k, v, lens).output),
-        "textbook": lambda: repeated(lambda: peers.textbook_with_lengths(q, k, v, lens)),
+        OURS: _repeated(calls, lambda: finish(attention(q, k, v, lens).output)),
+        "textbook": _repeated(calls, lambda: finish(peers.textbook_with_lengths(q, k, v, lens))),
     }
 
 
@@ -93,12 +90,9 @@ def decoder_step(
     finish = _finish(query, keys, values, w_q, w_v, backward=backward)
     asked = query, keys, values, w_q, w_v, lens
 
-    def repeated(run: Callable[[], Tensor]) -> Any:
-        return [finish(run()) for _ in range(calls)][-1]
-
     return {
-        OURS: lambda: repeated(lambda: attention(query, keys, values, lens).output),
-        "textbook": lambda: repeated(lambda: peers.textbook_decoder_step(*asked)),
+        OURS: _repeated(calls, lambda: finish(attention(query, keys, values, lens).output)),
+        "textbook": _repeated(calls, lambda: finish(peers.textbook_decoder_step(*asked))),
     }
 
 
@@ -315,6 +309,11 @@ WORKS: dict[str, Callable[..., Contestants]] = {
 def _silently(run: Callable[[], Any]) -> None:
     """A floor, whose result is another thing than ours."""
     run()
+
+
+def _repeated(calls: int, run: Callable[[], Any]) -> Callable[[], Any]:
+    """So many calls, which one alone would be too short to time; the last result counts."""
+    return lambda: [run() for _ in range(calls)][-1]
 
 
 def _finish(*asked: Tensor, backward: bool) -> Callable[[Tensor], Any]:

@@ -21,7 +21,7 @@ def is_ordinary(*tensors: Tensor) -> bool:
     """
     if (
         torch.compiler.is_compiling()
-        or torch._C._is_tracing()
+        or torch.jit.is_tracing()
         or torch._C._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() != 0
@@ -53,7 +53,7 @@ def first_index(failing: Bool[Tensor, "..."]) -> tuple[int, ...] | None:
 
 def is_finite(*tensors: Tensor) -> bool:
     """Whether all numbers are, with room to spare: their sum is."""
-    return all(map(math.isfinite, [tensor.sum().item() for tensor in tensors]))
+    return all(math.isfinite(tensor.sum().item()) for tensor in tensors)
 
 
 def wants_gradients(*tensors: Tensor) -> bool:

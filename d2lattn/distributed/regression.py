@@ -125,13 +125,15 @@ class ShardedNadarayaWatson(Fitted):
             As :meth:`d2lattn.NadarayaWatson.predict`.
         """
 
+        queries = x
+
         def fields() -> dict[str, Any]:
+            nonlocal queries
             check_empty(empty)
-            self._queries_keys_values(x)
+            queries, _, _ = self._queries_keys_values(x)
             return {"empty": empty}
 
         peers = self._peers("predict", fields)
-        queries, _, _ = self._queries_keys_values(x)
         output, reached = self._attend(queries)
         if empty != "nearest":
             return self._shaped(output.masked_fill(~reached.unsqueeze(-1), empty))

@@ -139,7 +139,9 @@ class _Strip(NamedTuple):
             return self.known[key]
         some, every = self.mask.columns(block, self.device)
         states, counts = (some.int() + every.int()).unique_consecutive(return_counts=True)
-        found = self.known[key] = list(zip(states.tolist(), counts.tolist(), strict=True))
+        found = list(zip(states.tolist(), counts.tolist(), strict=True))
+        if pattern is not None:
+            self.known[key] = found
         return found
 
     def _joined(self, found: list[Piece]) -> Iterator[Piece]:
