@@ -113,8 +113,8 @@ def test_a_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     ours = {str(path.relative_to(ROOT)) for path in (ROOT / "d2lattn").rglob("*.py")}
     with ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    trained = {str(path.relative_to(ROOT)) for path in (ROOT / "d2lattn/trained").iterdir()}
-    assert held == ours | trained | {"d2lattn/py.typed"}
+    data = [*(ROOT / "d2lattn/trained").iterdir(), *(ROOT / "d2lattn/locale").glob("*/*/*")]
+    assert held == ours | {str(path.relative_to(ROOT)) for path in data} | {"d2lattn/py.typed"}
 
 
 def test_a_source_distribution_holds_what_builds_a_wheel_and_no_half_of_the_tests(

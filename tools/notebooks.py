@@ -25,6 +25,8 @@ The chapters of the book as plain Jupyter notebooks, made from it; changes belon
     jupyter lab
 
 The first cell of each notebook installs what it needs, where it is missing.
+
+中文版的笔记本在文件夹`zh`里。
 """
 
 
@@ -32,12 +34,13 @@ def put(site: Path, folder: Path) -> list[str]:
     """Copy the plain edition of a built site; tell which notebooks stay, as they are a reader's."""
     folder.mkdir(parents=True, exist_ok=True)
     kept, needs = [], ""
-    for source in sorted((site / "_sources" / "book").glob("*.ipynb")):
+    for source in sorted(site.glob("**/_sources/book/*.ipynb")):
         notebook = nbformat.read(source, as_version=4)
         needs = needs or requirement(notebook)
-        target = folder / source.name
+        target = folder / source.relative_to(site).parents[2] / source.name  # the Chinese in zh
+        target.parent.mkdir(exist_ok=True)
         if target.exists() and is_changed(nbformat.read(target, as_version=4)):
-            kept.append(target.name)
+            kept.append(str(target.relative_to(folder)))
             continue
         notebook.metadata["edition"] = digest(notebook)
         nbformat.write(notebook, target)

@@ -3,6 +3,13 @@
    the places named in the contents begin, once they are known. */
 async (pages) => {
     const article = document.querySelector("article");
+    const SAYS = document.documentElement.lang.startsWith("zh") ? {
+        solutions: "解答", answer: "答案", solution: "解答", contents: "目录",
+        rights: "文字与图：CC BY 4.0。代码：MIT。", at: (page) => `：第${page}页`, on: (page) => `（第${page}页）`,
+    } : {
+        solutions: "Solutions", answer: "Answer", solution: "Solution", contents: "Contents",
+        rights: "Text and figures: CC BY 4.0. Code: MIT.", at: (page) => `: page ${page}`, on: (page) => ` (page ${page})`,
+    };
     const make = (tag, className, ...children) => {
         const element = document.createElement(tag);
         if (className) element.className = className;
@@ -99,7 +106,7 @@ async (pages) => {
     };
 
     const moveSolutions = () => {
-        const back = make("section", "book-part solutions", make("h2", "", "Solutions"));
+        const back = make("section", "book-part solutions", make("h2", "", SAYS.solutions));
         back.id = "all-solutions";
         let chapter = null, exercise = null;
         const told = new Set(); // exercises that say where their solution is
@@ -113,7 +120,7 @@ async (pages) => {
                 title.id = "solution-of-" + section.id;
                 back.append(title);
             }
-            const link = make("a", "", isQuiz ? "Answer" : "Solution");
+            const link = make("a", "", isQuiz ? SAYS.answer : SAYS.solution);
             link.href = "#solution-of-" + section.id;
             const line = make("p", "to-solution", link);
             if (isQuiz) {
@@ -138,7 +145,7 @@ async (pages) => {
         for (const link of article.querySelectorAll('.book-part a[href^="#"]:not(.headerlink)')) {
             const target = document.getElementById(decodeURIComponent(link.getAttribute("href").slice(1)));
             const begins = target && target.matches("section, section > span:empty");
-            if (begins && link.textContent) link.append(make("span", "on-page", " (page 000)"));
+            if (begins && link.textContent) link.append(make("span", "on-page", SAYS.on("000")));
         }
     };
 
@@ -162,9 +169,9 @@ async (pages) => {
         mark.src = document.querySelector(".navbar-brand img, link[rel~=icon]").src
             || document.querySelector("link[rel~=icon]").href;
         mark.alt = "";
-        const rights = make("p", "", "Text and figures: CC BY 4.0. Code: MIT.");
+        const rights = make("p", "", SAYS.rights);
         const front = make("div", "book-title", mark, title, rights);
-        const contents = make("nav", "book-contents", make("h2", "", "Contents"), list);
+        const contents = make("nav", "book-contents", make("h2", "", SAYS.contents), list);
         home.classList.add("book-home");
         home.before(front, contents);
     };
@@ -176,11 +183,11 @@ async (pages) => {
             link.querySelector("b").textContent = pageOf(link) || "";
         });
         article.querySelectorAll(".to-solution a").forEach((link) => {
-            link.textContent += ": page " + pageOf(link);
+            link.textContent += SAYS.at(pageOf(link));
         });
         article.querySelectorAll("a > .on-page").forEach((where) => {
             const page = pageOf(where.parentElement);
-            where.textContent = page ? ` (page ${page})` : "";
+            where.textContent = page ? SAYS.on(page) : "";
         });
         return;
     }

@@ -1,5 +1,7 @@
 """`make pdf`: the whole book on one page, printed by the system's Chromium.
 
+    python -m tools.pdf BOOK.pdf    in Chinese if it ends in .zh-CN.pdf
+
 `paper.js` puts title and contents in front and the solutions behind everything.
 """
 
@@ -55,27 +57,36 @@ def beginnings(book: pikepdf.Pdf) -> dict[str, int]:
     return {unquote(name[1:]): numbers[place[0].objgen] for name, place in places}
 
 
-def write_book(page: Page, target: Path) -> None:
+ABOUT = {  # title, author, rights
+    False: (
+        "Attention Scoring Functions",
+        "the contributors",
+        "Text and figures: CC BY 4.0. Code: MIT.",
+    ),
+    True: ("注意力评分函数", "本书作者", "文字与图：CC BY 4.0。代码：MIT。"),
+}
+
+
+def write_book(page: Page, target: Path, *, chinese: bool = False) -> None:
     """Print twice: the first time tells the page numbers for the contents."""
     page.evaluate(PREPARE, beginnings(printed(page)))
     book = printed(page)
     with book.open_metadata() as about:
-        about["dc:title"] = "Attention Scoring Functions"
-        about["dc:creator"] = ["the contributors"]
-        about["dc:rights"] = "Text and figures: CC BY 4.0. Code: MIT."
+        about["dc:title"], author, about["dc:rights"] = ABOUT[chinese]
+        about["dc:creator"] = [author]
     book.Root.PageMode = pikepdf.Name.UseOutlines
     target.parent.mkdir(parents=True, exist_ok=True)
     # Chromium writes every object by itself; together they take a third of the room.
     book.save(target, object_stream_mode=pikepdf.ObjectStreamMode.generate)
 
 
-def main(target: Path) -> int:
+def main(target: Path, *, chinese: bool = False) -> int:
     program = system_chromium()
     if program is None:
         print("`make pdf` needs Chromium: install it first", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        result = build(Path(folder), "singlehtml")
+        result = build(Path(folder), "singlehtml", chinese=chinese)
         if result.returncode:
             print(result.stderr[-4000:], file=sys.stderr)
             return 1
@@ -83,11 +94,12 @@ def main(target: Path) -> int:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=program, args=QUIET)
             with book_on_paper(site, browser) as page:
-                write_book(page, target)
+                write_book(page, target, chinese=chinese)
             browser.close()
     print(f"The book as a PDF: {target}")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1])))
+    path = Path(sys.argv[1])
+    raise SystemExit(main(path, chinese=".zh-CN" in path.suffixes))

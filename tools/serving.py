@@ -15,6 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
+from editions import write_settings
 from playwright.sync_api import ViewportSize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,12 +34,20 @@ TEXT = {".html", ".css", ".js", ".mjs", ".svg", ".json", ".ipynb", ".txt", ".xml
 
 
 def build(
-    folder: Path, builder: str = "html", edition: Mapping[str, str] | None = None
+    folder: Path,
+    builder: str = "html",
+    edition: Mapping[str, str] | None = None,
+    *,
+    chinese: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Build the book into ``folder/_build``, as `make book` does; every warning is an error."""
+    """Build the book into ``folder/_build``, as `make book` does; every warning is an error.
+
+    As pages it is built in both languages; in other forms in English, or in Chinese.
+    """
     kind = ["--builder", "custom", "--custom-builder", builder] if builder != "html" else []
     environment = {key: value for key, value in os.environ.items() if not key.startswith("BOOK_")}
     command = f"build {ROOT} --path-output {folder} -W -n --keep-going --all".split() + kind
+    command += write_settings(folder) if chinese else []
     return subprocess.run(
         [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", *command],
         cwd=folder,

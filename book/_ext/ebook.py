@@ -14,10 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from editions import is_chinese
+from fontTools.ttLib import TTCollection
+from interface import says
+from lean import smaller
 from sphinx.application import Sphinx
 from sphinx.builders.epub3 import Epub3Builder
 from sphinx.builders.singlehtml import SingleFileHTMLBuilder
+from sphinx.util import logging
 
+logger = logging.getLogger(__name__)
+
+# Chinese characters for readers that have none; where Debian's fonts-noto-cjk has them
+HAN_FONT = Path("/usr/share/fonts/opentype/noto/NotoSerifCJK-Regular.ttc")
+HAN_NAME = "Noto Serif CJK SC"
+HAN = re.compile("[\u2014-\u2026\u3000-\u303f\u3400-\u9fff\uff00-\uffef]")
+HAN_STYLE = """
+@font-face { font-family: "Book Han"; src: url(han.woff); }
+body { font-family: "Book Han", serif; }
+em, cite, i { font-style: normal; font-weight: bold; }
+p, li, dd { line-height: 1.7; text-align: justify; }
+"""
 PACKED = {"pygments.css", "epub.css", "mark.svg"}  # of _static
 
 INERT = re.compile(r'<script type="application/json">.*?</script>', re.DOTALL)
@@ -46,8 +63,8 @@ class Book(Epub3Builder):  # type: ignore[misc, unused-ignore]
 
     def build_navigation_doc(self) -> None:
         if self.use_index:  # now, as Sphinx has put it at the end of the book by itself
-            index = "genindex" + self.out_suffix
-            self.refnodes.append({"level": 1, "refuri": index, "text": "Index"})
+            index, text = "genindex" + self.out_suffix, says(self.app)["index"]
+            self.refnodes.append({"level": 1, "refuri": index, "text": text})
         super().build_navigation_doc()
 
     def with_sections(self, page: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -77,12 +94,28 @@ class Book(Epub3Builder):  # type: ignore[misc, unused-ignore]
         for path in (out / "_static").rglob("*"):
             if path.is_file() and path.name not in PACKED:
                 path.unlink()
+        if is_chinese(self.app):
+            self.embed_characters()
         # Of an earlier build here; Sphinx would list it twice.
         (out / self.coverpage_name).unlink(missing_ok=True)
         super().build_content()
         package = out / "content.opf"
         text = package.read_text(encoding="utf-8")
         package.write_text(re.sub(r'<item id="\S+" href="([^"]+)"', self.item, text), "utf-8")
+
+    def embed_characters(self) -> None:
+        """The Chinese characters that the book uses, as a font of its own."""
+        out = Path(self.outdir)
+        if not HAN_FONT.exists():
+            logger.info("no %s here: the EPUB goes without a font for Chinese", HAN_FONT.name)
+            return
+        texts = [path.read_text(encoding="utf-8") for path in out.rglob("*.xhtml")]
+        used = {ord(sign) for text in texts for sign in HAN.findall(text)}
+        names = [font["name"].getDebugName(4) for font in TTCollection(HAN_FONT, lazy=True).fonts]
+        font = smaller(HAN_FONT, used, names.index(HAN_NAME))
+        (out / "_static" / "han.woff").write_bytes(font)
+        sheet = out / "_static" / "epub.css"
+        sheet.write_text(sheet.read_text(encoding="utf-8") + HAN_STYLE, encoding="utf-8")
 
     def item(self, match: re.Match[str]) -> str:
         """The entry of a file, with what a reader must know before it opens it."""

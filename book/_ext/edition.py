@@ -19,18 +19,6 @@ from typing import Any, TypeGuard
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-# What the plain edition says by itself. Another language is another entry.
-WORDS = {
-    "en": {
-        "setup": "Installs what this notebook needs, where it is missing.",
-        "numbers": "Numbers that the text quotes",
-        "needs": "Uses {} of the cells above: run those first.",
-        "lab": "On the page of the book you can take hold of this figure.",
-        "lab link": "On [the page of the book]({}) you can take hold of this figure.",
-        "references": "References",
-    },
-}
-
 KEPT = {"hide-cell", "hide-input", "hide-output"}  # tags that other programs understand
 FOLDED = {"source_hidden": True, "outputs_hidden": True}
 QUOTING = "from d2lattn.notebook import glue\n\n"
@@ -45,6 +33,7 @@ class Voice:
     words: dict[str, str]
     page: str = ""  # the chapter's address, if it has one
     requirement: str = "d2lattn[notebook]"  # as pip takes it
+    language: str = "en"  # in which checks answer
 
 
 def plain_cells(cells: list[NotebookNode], voice: Voice) -> list[NotebookNode]:
@@ -124,6 +113,8 @@ def setup(voice: Voice) -> NotebookNode:
         'if find_spec("d2lattn") is None:\n'
         f'    %pip install --quiet "{voice.requirement}"'
     )
+    if voice.language != "en":
+        source += f'\n\nfrom d2lattn.exercises import speak\n\nspeak("{voice.language}")'
     return new_code_cell(source, id="setup")
 
 

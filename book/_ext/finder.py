@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from editions import is_chinese
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.search.en import SearchEnglish
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,17 @@ LEFT_OUT = (
 )
 
 
+class Nothing(SearchEnglish):
+    """Sphinx's own index, empty: nobody asks it. Its script for English is what ours stems with."""
+
+    def split(self, text: str) -> list[str]:
+        return []
+
+
+class NothingInChinese(Nothing):
+    lang, language_name = "zh", "Chinese"
+
+
 def collect(app: Sphinx, name: str, template: str, context: Any, tree: Any) -> None:
     """Note what can be found on a page while it is written."""
     if tree is not None and app.builder.name == "html":
@@ -86,8 +99,10 @@ def entries(app: Sphinx, name: str, tree: nodes.document) -> Iterator[dict[str, 
             yield {"title": title, "anchor": title, "names": names, "text": " ".join(prose(node))}
     for node in tree.findall(addnodes.glossary):
         for item in node.findall(nodes.definition_list_item):
-            term, text = item.next_node(nodes.term), " ".join(prose(item))
-            yield {"title": said(term), "anchor": term["ids"][0], "names": set(), "text": text}
+            # In Chinese an entry has its English term below, whose name both editions know.
+            first, *others = item.findall(nodes.term)
+            anchor, text = [first, *others][-1]["ids"][0], " ".join(prose(item))
+            yield {"title": said(first), "anchor": anchor, "names": set(), "text": text}
 
 
 def prose(node: nodes.Element) -> Iterator[str]:
@@ -125,8 +140,9 @@ def said(node: nodes.Element) -> str:
     return " ".join("".join(pieces).split())
 
 
-def other_words() -> dict[str, str]:
-    lines = (HERE / "words.txt").read_text(encoding="utf-8").splitlines()
+def other_words(chinese: bool = False) -> dict[str, str]:
+    file = "words.zh.txt" if chinese else "words.txt"
+    lines = (HERE / file).read_text(encoding="utf-8").splitlines()
     pairs = (line.partition(":") for line in lines if line and not line.startswith("#"))
     return {name.strip(): words.strip() for name, _, words in pairs}
 
@@ -134,7 +150,7 @@ def other_words() -> dict[str, str]:
 def write(app: Sphinx, error: Exception | None) -> None:
     if error is not None or app.builder.name != "html":
         return
-    more, found = other_words(), []
+    more, found = other_words(is_chinese(app)), []
     for name in sorted(app.env.found_docs):
         page = ""
         if name not in FOUND:  # not written this time
@@ -149,7 +165,7 @@ def write(app: Sphinx, error: Exception | None) -> None:
             found.append([*place, entry["text"], words, int(drill)])
     if app.env.found_docs >= {"book/glossary", "book/07-summary-and-questions"}:  # the whole book
         for name in more:
-            logger.warning("no section has the name %r of _search/words.txt", name)
+            logger.warning("no section has the name %r of _search/words*.txt", name)
     text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
     tools = Path(app.outdir, "_static", "searchtools.js")
     script = tools.read_text(encoding="utf-8")
@@ -163,6 +179,8 @@ def write(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     FOUND.clear()
+    app.add_search_language(Nothing)
+    app.add_search_language(NothingInChinese)
     app.connect("html-page-context", collect)
     app.connect("build-finished", write, priority=300)
     return {"version": "0.1", "parallel_read_safe": True, "parallel_write_safe": False}

@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from docutils import nodes
+from editions import is_chinese, site_address
+from interface import A_MINUTE, says
 from maths import spoken
 from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.config import Config
-
-WORDS_A_MINUTE = 200
 
 # Not in _static, whose scripts Jupyter Book loads on every page.
 LABS = Path(__file__).resolve().parents[1] / "_labs"
@@ -46,7 +46,7 @@ def repository_options(environment: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def mended(body: str) -> str:
+def mended(body: str, english: bool = True) -> str:
     """A page's HTML with what the writers cannot say in Markdown, or say wrongly.
 
     A folded cell is called what it shows ("Show code cell source"), not "Toggle hidden
@@ -56,8 +56,12 @@ def mended(body: str) -> str:
     definitions. Glued numbers are written as in print.
     """
     body = body.replace(' aria-label="Toggle hidden content"', "")
-    body = CHINESE.sub(lambda part: part[1] or f'<span lang="zh-Hans">{part[2]}</span>', body)
-    body = body.replace('<span class="zh">', '<span class="zh" lang="zh-Hans">')
+    if english:
+        body = CHINESE.sub(lambda part: part[1] or f'<span lang="zh-Hans">{part[2]}</span>', body)
+        body = body.replace('<span class="zh">', '<span class="zh" lang="zh-Hans">')
+    else:  # the documentation of the package is English, under Chinese names of its parts
+        body = body.replace('<dl class="py ', '<dl lang="en" class="py ')
+        body = body.replace('<dt class="field-', '<dt lang="zh-CN" class="field-')
     body = re.sub(r'<th class="([^"]*)">(?:\s*<p>\s*</p>)?\s*</th>', r'<td class="\1"></td>', body)
     body = re.sub(r"<th\b.*?</th>", named, body, flags=re.DOTALL)
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
@@ -86,6 +90,7 @@ def in_print(number: str) -> str:
     return re.sub(r"-(?=\d)", "\N{MINUS SIGN}", number)
 
 
+HAN = "[\u4e00-\u9fff]"
 GLUED = re.compile(r'(<span class="pasted-text">)([-+.\de]+)(?=</span>)')
 # A tag or what is known to be Chinese; other Chinese words
 CHINESE = re.compile(r'(<span class="zh">.*?</span>|<[^>]*>)|([\u4e00-\u9fff]+)', re.DOTALL)
@@ -108,30 +113,34 @@ DARK = """<svg width="0" height="0" aria-hidden="true" style="position: absolute
 """
 
 
-def about(words: int, notebook: str, elsewhere: dict[str, str]) -> str:
+def about(minutes: float, notebook: str, elsewhere: dict[str, str], words: dict[str, str]) -> str:
     """The line under a chapter's title: how long it takes to read, how to run it."""
     ways = [
-        f"{max(1, round(words / WORDS_A_MINUTE))} minutes to read",
-        f'<a href="{notebook}" download>Download the notebook</a>',
-        *(f'<a href="{address}">Run it on {name}</a>' for name, address in elsewhere.items()),
-        '<a href="index.html#how-to-run-it">Run it at home</a>',
+        words["reading"].format(max(1, round(minutes))),
+        f'<a href="{notebook}" download>{words["download"]}</a>',
+        *(
+            f'<a href="{address}">{words["run on"].format(name)}</a>'
+            for name, address in elsewhere.items()
+        ),
+        f'<a href="index.html#how-to-run-it">{words["run at home"]}</a>',
     ]
     return f'<p class="house-meta">{" · ".join(filter(None, ways))}</p>'
 
 
-def offers(first: str, downloads: list[str]) -> str:
+def offers(first: str, downloads: list[str], words: dict[str, str]) -> str:
     """The way into the book, and the forms in which it can be taken along."""
-    ways = [f'<li><a href="{first}">Begin with chapter 1</a></li>'] + [
+    ways = [f'<li><a href="{first}">{words["begin"]}</a></li>'] + [
         f'<li><a href="../downloads/{name}" download>{Path(name).suffix[1:].upper()}</a></li>'
         for name in downloads
     ]
     return f'<ul class="house-downloads">{"".join(ways)}</ul>'
 
 
-def downloads() -> list[Path]:
-    """The book in other forms, if `make epub` and `make pdf` have made them."""
+def downloads(chinese: bool = False) -> list[Path]:
+    """This edition in other forms, if `make epub` and `make pdf` have made them."""
     folder = os.environ.get("BOOK_DOWNLOADS") or DOWNLOADS
-    return [path for kind in ("pdf", "epub") for path in sorted(Path(folder).glob(f"*.{kind}"))]
+    found = [path for kind in ("pdf", "epub") for path in sorted(Path(folder).glob(f"*.{kind}"))]
+    return [path for path in found if (".zh-CN" in path.suffixes) == chinese]
 
 
 def begin_anew(app: Sphinx) -> None:
@@ -156,10 +165,10 @@ def begin_anew(app: Sphinx) -> None:
 def fill_in(app: Sphinx, config: Config) -> None:
     """What only the environment knows: the repository, and the address of the published site."""
     config.html_theme_options.update(repository_options(os.environ))
-    address = os.environ.get("BOOK_URL", "").strip().rstrip("/")
+    address = site_address(config.language)
     config.notfound_urls_prefix = urlsplit(address).path.rstrip("/") + "/"
     config.ogp_site_url = f"{address}/" if address else ""
-    config.ogp_image = f"{address}/_static/social.png" if address else None
+    config.ogp_image = f"{site_address()}/_static/social.png" if address else None
     if address:
         config.html_baseurl = f"{address}/"
         config.sitemap_url_scheme = "{link}"
@@ -169,17 +178,19 @@ def fill_in(app: Sphinx, config: Config) -> None:
 def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     if "body" not in context:
         return
-    body = mended(context["body"])
+    body, words = mended(context["body"], not is_chinese(app)), says(app)
     if app.builder.name == "html" and doctree is not None:
         line = ""
         if page == app.config.root_doc:
             first = app.env.toctree_includes[page][0].rpartition("/")[2] + ".html"
-            line = offers(first, [path.name for path in downloads()])
+            line = offers(first, [path.name for path in downloads(is_chinese(app))], words)
             body = body.replace("<figure", line + "\n<figure", 1)
         elif re.search(r"/\d\d-", page):
-            words = sum(len(node.astext().split()) for node in doctree.findall(nodes.paragraph))
-            notebook = f"../_sources/{page}.ipynb"
-            body = body.replace("</h1>", "</h1>\n" + about(words, notebook, elsewhere(page)), 1)
+            text = " ".join(node.astext() for node in doctree.findall(nodes.paragraph))
+            units = len(re.findall(HAN, text)) if is_chinese(app) else len(text.split())
+            minutes, notebook = units / A_MINUTE[app.config.language], f"../_sources/{page}.ipynb"
+            line = about(minutes, notebook, elsewhere(page), words)
+            body = body.replace("</h1>", f"</h1>\n{line}", 1)
         if "house-figure" in body:
             body += DARK
     context["body"] = body
@@ -210,13 +221,17 @@ def description(doctree: nodes.document, length: int) -> str:
     first = next((p for p in doctree.findall(nodes.paragraph) if says_something(p)), None)
     if first is None:
         return ""
-    text = " ".join(first.astext().split()).removeprefix("What you will do. ")
+    text = LABEL.sub("", " ".join(first.astext().split()))
     fitting = ""
-    for sentence in re.split(r"(?<=[.!?])\s+", text):
-        if len(fitting) + 1 + len(sentence) > length:
+    for sentence in re.split(r"(?<=[.!?])\s+|(?<=[。！？])", text):
+        gap = " " if fitting.endswith((".", "!", "?")) else ""
+        if len(fitting) + len(gap) + len(sentence) > length:
             break
-        fitting = f"{fitting} {sentence}".strip()
+        fitting += gap + sentence
     return fitting or textwrap.shorten(text, length, placeholder=" …")
+
+
+LABEL = re.compile(r"^(What you will do\. |你要做什么。)")
 
 
 def says_something(paragraph: nodes.paragraph) -> bool:
@@ -246,7 +261,8 @@ def add_labs(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
     if not names or app.builder.name == "epub":  # whose readers run no scripts
         return
     script = f"labs/{'-and-'.join(names)}.js"
-    texts = [(LABS / f"{name}.js").read_text(encoding="utf-8") for name in ["shared", *names]]
+    first = ["shared", "zh"] if is_chinese(app) else ["shared"]
+    texts = [(LABS / f"{name}.js").read_text(encoding="utf-8") for name in [*first, *names]]
     Path(app.outdir, "_static", script).write_text("\n".join(texts), encoding="utf-8")
     app.add_js_file(script, loading_method="defer")
 
@@ -262,7 +278,7 @@ def style_labs(app: Sphinx) -> None:
 
 def copy_downloads(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.name == "html":
-        for path in downloads():
+        for path in downloads(is_chinese(app)):
             target = Path(app.outdir, "downloads")
             target.mkdir(exist_ok=True)
             shutil.copy2(path, target)
@@ -272,6 +288,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     begin_anew(app)
     for part in (
         "remember",
+        "editions",
         "maths",
         "lean",
         "ebook",
@@ -281,9 +298,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "sphinxext.opengraph",
     ):
         app.setup_extension(part)
-    if os.environ.get("BOOK_URL", "").strip():
+    if site_address():
         app.setup_extension("sphinx_sitemap")
-    app.config.epub_cover = ("_static/mark.svg", "epub-cover.html")  # a tuple: not for _config.yml
+    cover = "epub-cover.zh.html" if is_chinese(app) else "epub-cover.html"
+    app.config.epub_cover = ("_static/mark.svg", cover)  # a tuple: not for _config.yml
     app.connect("config-inited", fill_in, priority=100)
     app.connect("builder-inited", style_labs)
     app.connect("html-page-context", describe, priority=400)

@@ -18,8 +18,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from editions import is_chinese
 from fontTools import subset
 from fontTools.ttLib import TTFont
+from interface import AROUND, ENGLISH, says
 from sphinx.application import Sphinx
 
 STYLE = re.compile(r'\s*<link[^>]*href="([^"]*?_static/)([^"?]+\.css)[^"]*"[^>]*>')
@@ -41,8 +43,9 @@ THEME_NOW = (
     '? "dark" : "light")(document.documentElement.dataset.mode)'
 )
 # The logo is part of a landmark, as everything on a page should be.
-SIDEBAR = 'id="pst-primary-sidebar" role="complementary" aria-label="The book"'
+SIDEBAR = 'id="pst-primary-sidebar" role="complementary" aria-label="{}"'
 FOLDED = '<summary><span class="toctree-toggle"'  # beside an entry of the contents
+AROUND_WORDS = re.compile(f'"({"|".join(AROUND)})"')
 # Left out: the icons as a script, and tabs, which no page has.
 UNUSED = {"scripts/fontawesome.js", "design-tabs.js"}
 EMBED = 2500  # bytes of a font that are less than what asking for a file costs
@@ -59,9 +62,10 @@ WEIGHTS = {"solid-900": ("Free", 900), "regular-400": ("Free", 400), "brands-400
 logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells of every table
 
 
-def smaller(path: Path, codes: set[int]) -> bytes:
-    """The font with these characters alone; unchanged if it has none of them."""
-    font, buffer = TTFont(path, recalcTimestamp=False), BytesIO()
+def smaller(path: Path, codes: set[int], number: int = -1) -> bytes:
+    """The font, of several in a file the one of this number, with these characters alone;
+    unchanged if it has none of them."""
+    font, buffer = TTFont(path, recalcTimestamp=False, fontNumber=number), BytesIO()
     if not codes & font.getBestCmap().keys():
         return path.read_bytes()
     options = subset.Options(flavor="woff", layout_features=[], glyph_names=False)
@@ -188,7 +192,14 @@ def data_address(site: Path) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}"
 
 
-def lean(text: str, site: Path, styles: set[str], scripts: set[str], stamp: dict[str, str]) -> str:
+def lean(
+    text: str,
+    site: Path,
+    styles: set[str],
+    scripts: set[str],
+    stamp: dict[str, str],
+    words: dict[str, str] = ENGLISH,
+) -> str:
     done = set[str]()
 
     def bundled(match: re.Match[str], kind: str, tag: str) -> str:
@@ -211,10 +222,14 @@ def lean(text: str, site: Path, styles: set[str], scripts: set[str], stamp: dict
         return match[0] if "defer" in match[0] else match[0].replace("<script", "<script defer", 1)
 
     text = PAGENAME.sub("", PRELOAD.sub("", text))
-    text = text.replace(FOLDED, FOLDED.replace("<summary>", '<summary aria-label="Its pages">'))
+    text = text.replace(
+        FOLDED, FOLDED.replace("<summary>", f'<summary aria-label="{words["pages"]}">')
+    )
     text = MARK.sub(lambda _: f'src="{data_address(site)}"', text)
     text = text.replace('<script src="searchindex.js"', '<script defer src="searchindex.js"')
-    text = text.replace('id="pst-primary-sidebar"', SIDEBAR, 1).replace(THEME, THEME_NOW, 1)
+    text = text.replace('id="pst-primary-sidebar"', SIDEBAR.format(words["book"]), 1).replace(
+        THEME, THEME_NOW, 1
+    )
     return with_sizes(SCRIPT.sub(scripted, STYLE.sub(styled, text)), site)
 
 
@@ -239,7 +254,9 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     for kind, text in bundle.items():
         (static / f"book.{kind}").write_text(text, encoding="utf-8")
     for path, text in pages.items():
-        slim = lean(text, site, set(styles), set(scripts), stamp)
+        slim = lean(text, site, set(styles), set(scripts), stamp, says(app))
+        if is_chinese(app):
+            slim = AROUND_WORDS.sub(lambda said: f'"{AROUND[said[1]]}"', slim)
         path.write_text(slim, encoding="utf-8")
     for name in {*styles, *scripts, *UNUSED}:
         (static / name).unlink(missing_ok=True)

@@ -21,7 +21,9 @@ from typing import Any
 import nbformat
 from docutils import nodes
 from docutils.utils import new_document
-from edition import WORDS, Voice, plain_cells
+from edition import Voice, plain_cells
+from editions import site_address, source
+from interface import says
 from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -60,7 +62,7 @@ class Chapter:
 
     @cached_property
     def words(self) -> dict[str, str]:
-        return WORDS.get(self.app.config.language, WORDS["en"])
+        return says(self.app)
 
     @cached_property
     def answers(self) -> dict[str, nodes.Element]:
@@ -196,8 +198,8 @@ class Chapter:
             return in_notebook(self.words["references"])
         if self.site:
             return f"{self.site}/{page}" + (f"#{anchor}" if anchor else "")
-        source = Path(self.app.srcdir, page).with_suffix(".ipynb")
-        return source.name if source.exists() else ""
+        notebook = Path(self.app.srcdir, page).with_suffix(".ipynb")
+        return notebook.name if notebook.exists() else ""
 
     # At the end
 
@@ -271,8 +273,8 @@ def requirement(environment: dict[str, str]) -> str:
 
 def plain_notebook(app: Sphinx, name: str) -> nbformat.NotebookNode:
     """A chapter in the plain edition."""
-    notebook = nbformat.read(app.env.doc2path(name), as_version=4)
-    site = os.environ.get("BOOK_URL", "").strip().rstrip("/")
+    notebook = nbformat.reads(source(app, name), as_version=4)
+    site = site_address(app.config.language)
     chapter = Chapter(app, name, site, notebook.cells)
     voice = Voice(
         say=chapter.say,
@@ -280,6 +282,7 @@ def plain_notebook(app: Sphinx, name: str) -> nbformat.NotebookNode:
         words=chapter.words,
         page=f"{site}/{name}.html" if site else "",
         requirement=requirement(dict(os.environ)),
+        language=app.config.language,
     )
     cells = plain_cells(notebook.cells, voice)
     for cell in cells:
@@ -303,10 +306,12 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     if error is not None or app.builder.name != "html":
         return
     for name in sorted(app.env.found_docs):
-        source = Path(app.env.doc2path(name))
-        if source.suffix == ".ipynb":
-            target = Path(app.outdir, "_sources", f"{name}.ipynb")
+        kind = Path(app.env.doc2path(name)).suffix
+        target = Path(app.outdir, "_sources", f"{name}{kind}")
+        if kind == ".ipynb":
             nbformat.write(plain_notebook(app, name), target)
+        else:
+            target.write_text(source(app, name), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

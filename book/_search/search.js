@@ -11,9 +11,20 @@ window.installBookSearch = function (Search) {
 };
 function bookSearch(Search) {
     "use strict";
-    var LONGEST = 220, MOST = 25;
+    var CHINESE = document.documentElement.lang.indexOf("zh") === 0;
+    var LONGEST = CHINESE ? 90 : 220, MOST = 25;
     // Words that many questions begin with, and that Sphinx takes for words
     var EMPTY = ["why", "how", "what", "when", "which", "who", "do", "does", "i", "my", "one", "you", "can"];
+    var EMPTY_CHINESE = /为什么|为何|怎么样|怎么|怎样|如何|什么是|是什么|什么|哪里|哪个|哪些|多少|可以|的|了|吗|呢/g;
+    var SAYS = CHINESE ? {
+        title: "搜索结果", best: function (n) { return "最相关的" + n + "处。"; }, one: "找到1处。",
+        many: function (n) { return "找到" + n + "处，最相关的在前。"; },
+        none: "书中没有这些词。换成一个词，或者换一种说法，也许就能找到。"
+    } : {
+        title: "Search Results", best: function (n) { return "The best " + n + " places."; }, one: "One place.",
+        many: function (n) { return n + " places, the best first."; },
+        none: "Nothing in this book has these words. A single word, or another one for the same, may do."
+    };
     var stemmer = new Stemmer(), stems = {};
     function stem(word) {
         if (!Object.hasOwn(stems, word)) stems[word] = stemmer.stemWord(word);
@@ -22,11 +33,18 @@ function bookSearch(Search) {
     function termsOf(text) {
         var words = text.toLowerCase().replace(/√/g, " sqrt ").split(/[^\p{Letter}\p{Number}_]+/u);
         var found = [];
-        words.forEach(function (word) {
+        words.forEach(function (piece) { piece.split(/(\p{Script=Han}+)/u).forEach(function (word) {
+            if (/^\p{Script=Han}/u.test(word)) { found.push.apply(found, charactersOf(word)); return; }
             if (!word || stopwords.indexOf(word) !== -1 || EMPTY.indexOf(word) !== -1) return;
             found.push(stem(word));
             if (word.indexOf("_") > 0) word.split("_").forEach(function (part) { if (part) found.push(stem(part)); });
-        });
+        }); });
+        return found;
+    }
+    // Chinese is not cut into words: each character is one, and each two that stand side by side.
+    function charactersOf(run) {
+        var all = Array.from(run), found = all.slice();
+        for (var i = 1; i < all.length; i++) found.push(all[i - 1] + all[i]);
         return found;
     }
     function counts(text) {
@@ -62,7 +80,7 @@ function bookSearch(Search) {
         return (same ? 2 : 1) * (d.entry[6] ? 0.5 : 1);
     }
     function rank(question) {
-        var terms = Array.from(new Set(termsOf(question)));
+        var terms = Array.from(new Set(termsOf(question.replace(EMPTY_CHINESE, " "))));
         if (!terms.length) terms = Array.from(new Set(question.toLowerCase().split(/\W+/).filter(Boolean).map(stem)));
         var groups = terms.map(function (term) {
             var known = documents.some(function (d) { return has(d.text, term) || has(d.title, term) || has(d.words, term); });
@@ -91,9 +109,16 @@ function bookSearch(Search) {
         }).filter(function (result) { return result.score > 0; })
             .sort(function (a, b) { return b.score - a.score; }).slice(0, MOST);
     }
+    // What was asked for, the longest first; a single character only if there is nothing longer
+    function pattern(terms) {
+        var longest = terms.filter(function (t) { return Array.from(t).length > 1; });
+        var some = (longest.length ? longest : terms).slice().sort(function (a, b) { return b.length - a.length; });
+        return new RegExp("(" + some.map(function (t) { return t.replace(/[^\p{Letter}\p{Number}]/gu, "\\$&"); }).join("|") + ")", "iu");
+    }
     // Whole sentences around the first that has most of what was asked for
     function excerpt(text, terms) {
-        var sentences = text.match(/[^.!?]+(?:[.!?](?=\S)[^.!?]*)*[.!?]*\s*/g) || [text];
+        var sentences = text.match(CHINESE ? /[^。！？]+[。！？]*”?/g : /[^.!?]+(?:[.!?](?=\S)[^.!?]*)*[.!?]*\s*/g) || [text];
+        var gap = CHINESE ? "" : " ";
         var best = 0, most = -1;
         sentences.forEach(function (sentence, i) {
             var table = counts(sentence);
@@ -101,8 +126,8 @@ function bookSearch(Search) {
             if (n > most) { most = n; best = i; }
         });
         var piece = sentences[best].trim();
-        for (var i = best + 1; i < sentences.length && (piece + " " + sentences[i]).length < LONGEST; i++) {
-            piece += " " + sentences[i].trim();
+        for (var i = best + 1; i < sentences.length && (piece + gap + sentences[i]).length < LONGEST; i++) {
+            piece += gap + sentences[i].trim();
         }
         return piece.length > LONGEST * 1.5 ? piece.slice(0, LONGEST).replace(/\s\S*$/, "") + " …" : piece;
     }
@@ -116,8 +141,9 @@ function bookSearch(Search) {
         if (text) {
             var context = document.createElement("p");
             context.className = "context";
-            text.split(/([\p{Letter}\p{Number}_]+)/u).forEach(function (part) {
-                var hit = part && /^[\p{Letter}\p{Number}_]/u.test(part) && result.terms.indexOf(stem(part.toLowerCase())) !== -1;
+            text.split(CHINESE ? pattern(result.terms) : /([\p{Letter}\p{Number}_]+)/u).forEach(function (part, i) {
+                var hit = CHINESE ? i % 2 === 1
+                    : part && /^[\p{Letter}\p{Number}_]/u.test(part) && result.terms.indexOf(stem(part.toLowerCase())) !== -1;
                 var mark = document.createElement("mark");
                 mark.textContent = part;
                 context.append(hit ? mark : part);
@@ -130,9 +156,8 @@ function bookSearch(Search) {
         var results = rank(question);
         results.forEach(show);
         Search.stopPulse();
-        Search.title.textContent = "Search Results";
-        Search.status.textContent = results.length
-            ? (results.length === MOST ? "The best " + MOST + " places." : results.length === 1 ? "One place." : results.length + " places, the best first.")
-            : "Nothing in this book has these words. A single word, or another one for the same, may do.";
+        Search.title.textContent = SAYS.title;
+        Search.status.textContent = !results.length ? SAYS.none
+            : results.length === MOST ? SAYS.best(MOST) : results.length === 1 ? SAYS.one : SAYS.many(results.length);
     };
 }

@@ -1,7 +1,8 @@
 """Checks for the exercises of the book: they try an answer, and say what is wrong with it.
 
 Each takes a reader's function or numbers and returns a :class:`Verdict`. It prints nothing,
-changes nothing, and never shows the solution.
+changes nothing, and never shows the solution. :func:`speak` lets all of them answer in another
+language.
 """
 
 from d2lattn.exercises.chapter_01 import (
@@ -94,6 +95,7 @@ from d2lattn.exercises.chapter_11 import (
     check_11_zigzag,
 )
 from d2lattn.exercises.engine import Verdict
+from d2lattn.exercises.language import speak
 
 __all__ = [
     "Verdict",
@@ -164,4 +166,5 @@ __all__ = [
     "check_11_tree",
     "check_11_without_keys",
     "check_11_zigzag",
+    "speak",
 ]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from d2lattn.dot_product import dot_product_score
 from d2lattn.exercises.engine import Verdict, fresh, try_out
+from d2lattn.exercises.language import _
 from d2lattn.exercises.running import Trial
-from d2lattn.exercises.words import explained
+from d2lattn.exercises.words import explained, joined
 
 
 def check_dropout(answer: Callable[..., Any], right: Verdict) -> Verdict:
@@ -24,20 +25,21 @@ def check_dropout(answer: Callable[..., Any], right: Verdict) -> Verdict:
     queries, keys = normal(40, 8), normal(30, 8)
     values = torch.eye(30, dtype=torch.float64) + normal(30, 30) / 20  # square: can be undone
     weights = dot_product_score(queries, keys).softmax(-1)
-    where = "Try it twice with `dropout = 0.3, training = True`."
+    where = _("Try it twice with `dropout = 0.3, training = True`.")
 
     def judged(trial: Trial) -> Verdict:
-        outputs = [value for value, _ in trial.results]
+        outputs = [value for value, error in trial.results]
         for value, error in trial.results:
             if error is not None:
-                return Verdict(False, f"{explained(error)} {where}")
+                return Verdict(False, joined(explained(error), where))
             if not isinstance(value, Tensor) or _kind(value) != _kind(queries @ keys.mT):
-                return Verdict(False, f"In training, a result of another kind comes back. {where}")
+                other = _("In training, a result of another kind comes back.")
+                return Verdict(False, joined(other, where))
         kept = torch.linalg.solve(values, outputs[0], left=False) / weights
         said = _what_happened(kept, outputs[0] / (weights @ values), p)
         if not said and torch.equal(*outputs):
-            said = "It drops the same weights each time. They are drawn afresh at every call."
-        return Verdict(False, f"{said} {where}") if said else right
+            said = _("It drops the same weights each time. They are drawn afresh at every call.")
+        return Verdict(False, joined(said, where)) if said else right
 
     return try_out(answer, [(queries, keys, values, p, True)] * 2, judged)
 
@@ -56,23 +58,23 @@ def _what_happened(kept: Tensor, kept_of_output: Tensor, p: float) -> str:
     dropped = kept.abs() < 1e-4
     share, up = float(dropped.double().mean()), 1 / (1 - p)
     if made_of(kept, 1):
-        return "In training, with a probability between 0 and 1, nothing is dropped."
+        return _("In training, with a probability between 0 and 1, nothing is dropped.")
     if made_of(kept, up):
-        return "The weights are divided by 1 − p, and none is dropped."
+        return _("The weights are divided by 1 − p, and none is dropped.")
     if made_of(kept_of_output, 0, up) or made_of(kept_of_output, 0, 1):
-        return ("Features of the *output* are dropped. Dropout acts on the weights: a key is not "
-                "heard for once.")  # fmt: skip
+        return _("Features of the *output* are dropped. Dropout acts on the weights: a key is not "
+                 "heard for once.")  # fmt: skip
     if made_of(kept, 0, 1):
-        return ("What is kept keeps its size, so the weights add up to less, on average. Kept "
-                "weights are divided by 1 − p.")  # fmt: skip
+        return _("What is kept keeps its size, so the weights add up to less, on average. Kept "
+                 "weights are divided by 1 − p.")  # fmt: skip
     if dropped.all(0).any() or dropped.all(1).any():
-        return "Whole keys or whole queries are dropped. Each weight is dropped by itself."
+        return _("Whole keys or whole queries are dropped. Each weight is dropped by itself.")
     if made_of(kept, 0, 1 / p) or (made_of(kept, 0, up) and abs(share - p) > 0.1):
-        return "`dropout` is the share that is dropped, not the one that is kept."
+        return _("`dropout` is the share that is dropped, not the one that is kept.")
     if made_of(kept, 0, up):
         return ""
     if share > p / 2:
-        return ("Weights are dropped, and the others have been changed: rows need not add up to "
-                "one again. Those that are kept are divided by 1 − p, no more.")  # fmt: skip
-    return ("In training the output is not the one of weights some of which are dropped. Dropout "
-            "comes after the softmax, before the values.")  # fmt: skip
+        return _("Weights are dropped, and the others have been changed: rows need not add up to "
+                 "one again. Those that are kept are divided by 1 − p, no more.")  # fmt: skip
+    return _("In training the output is not the one of weights some of which are dropped. Dropout "
+             "comes after the softmax, before the values.")  # fmt: skip

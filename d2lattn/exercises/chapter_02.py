@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh
+from d2lattn.exercises.language import _
 
 _TINY = [10.0**-n for n in range(1, 40)] + [2.0**-23, 2.0**-52, 2.0**-126]
 
@@ -20,26 +21,26 @@ def check_02_by_hand(answer: Any) -> Verdict:
         answer,
         expected=[[3.0, 2.0], [5.5, 5.0]],
         mistakes=[
-            Mistake([[2.0, 4.0], [4.0, 16 / 3]], "You averaged the values without asking the "
-                    "scores: e raised to the score says how loudly each value is heard."),
-            Mistake([[12.0, 8.0], [44.0, 40.0]], "These are sums, not averages: divide the "
-                    "exponentials by their sum, so that the weights add up to one."),
+            Mistake([[2.0, 4.0], [4.0, 16 / 3]], _("You averaged the values without asking the "
+                    "scores: e raised to the score says how loudly each value is heard.")),
+            Mistake([[12.0, 8.0], [44.0, 40.0]], _("These are sums, not averages: divide the "
+                    "exponentials by their sum, so that the weights add up to one.")),
             Mistake([[4 * math.log(3), 0.0], [4 * math.log(3) + 8 * math.log(4), 8 * math.log(4)]],
-                    "You took scores as weights. Raise e to their power first, and divide by the "
-                    "sum."),
+                    _("You took scores as weights. Raise e to their power first, and divide by the "
+                      "sum.")),
             Mistake([[4.0, 0.0], [4 * math.log(3, 12) + 8 * math.log(4, 12), 8 * math.log(4, 12)]],
-                    "You divided the *scores* by their sum. Raise e to their power first: even a "
-                    "score of 0 is heard, since e⁰ is 1."),
-            Mistake([[4.0, 0.0], [8.0, 8.0]], "You let the highest score decide alone. The others "
-                    "are less loud, not silent."),
-            Mistake([[3.0, 2.0], [7.0, 6.0]], "The first is right. The third pair does not come "
+                    _("You divided the *scores* by their sum. Raise e to their power first: even a "
+                      "score of 0 is heard, since e⁰ is 1.")),
+            Mistake([[4.0, 0.0], [8.0, 8.0]], _("You let the highest score decide alone. The "
+                    "others are less loud, not silent.")),
+            Mistake([[3.0, 2.0], [7.0, 6.0]], _("The first is right. The third pair does not come "
                     "on top: its weight is taken from the other two. Add up the exponentials "
-                    "anew."),
-            Mistake([[1.0, 6.0], [5.0, 6.0]], "The weights are the wrong way round: the higher "
-                    "score has the larger weight."),
+                    "anew.")),
+            Mistake([[1.0, 6.0], [5.0, 6.0]], _("The weights are the wrong way round: the higher "
+                    "score has the larger weight.")),
         ],
-        right="The new pair took the same half from both, and the ratio of their weights is still "
-        "3: competition changes shares, never the order of two keys.",
+        right=_("The new pair took the same half from both, and the ratio of their weights is "
+                "still 3: competition changes shares, never the order of two keys."),
     )  # fmt: skip
 
 
@@ -51,23 +52,23 @@ def check_02_shapes(answer: Any) -> Verdict:
         answer,
         expected=[scores, scores, output],
         mistakes=[
-            Mistake([turned, turned, output], "Scores and weights are turned: rows are queries, "
-                    "columns are keys."),
-            Mistake([scores, turned, output], "A softmax changes numbers, not shapes: scores and "
-                    "weights have the same."),
-            Mistake([scores, scores, [8, 4, 10, 64]], "What comes out is an average of *values*, "
-                    "so it is as wide as a value. See “A library”."),
-            Mistake([scores, scores, [8, 4, 20, 32]], "Every *query* gets one output, not every "
-                    "key."),
-            Mistake([scores, [8, 4, 10, 32], output], "The weights do not know how wide a value "
-                    "is. There is one for each query and key."),
-            Mistake([[8, 4, 10, 64], scores, output], "A score is one number for each pair of "
-                    "query and key: the features are summed away."),
-            Mistake([[8, 8, 10, 20], [8, 8, 10, 20], output], "Batch axes go through unchanged: "
-                    "eight sentences, four heads."),
+            Mistake([turned, turned, output], _("Scores and weights are turned: rows are queries, "
+                    "columns are keys.")),
+            Mistake([scores, turned, output], _("A softmax changes numbers, not shapes: scores and "
+                    "weights have the same.")),
+            Mistake([scores, scores, [8, 4, 10, 64]], _("What comes out is an average of *values*, "
+                    "so it is as wide as a value. See “A library”.")),
+            Mistake([scores, scores, [8, 4, 20, 32]], _("Every *query* gets one output, not every "
+                    "key.")),
+            Mistake([scores, [8, 4, 10, 32], output], _("The weights do not know how wide a value "
+                    "is. There is one for each query and key.")),
+            Mistake([[8, 4, 10, 64], scores, output], _("A score is one number for each pair of "
+                    "query and key: the features are summed away.")),
+            Mistake([[8, 8, 10, 20], [8, 8, 10, 20], output], _("Batch axes go through unchanged: "
+                    "eight sentences, four heads.")),
         ],
-        right="No 64 is left anywhere: the width of queries and keys is summed away, so it may "
-        "change without anybody behind noticing.",
+        right=_("No 64 is left anywhere: the width of queries and keys is summed away, so it may "
+                "change without anybody behind noticing."),
     )  # fmt: skip
 
 
@@ -94,46 +95,46 @@ def check_02_backwards(answer: Any) -> Verdict:
             (weights(2, 3, 4),),
         ],
         mistakes=[
-            Mistake(lambda w: w.log(), "These scores give the right weights. Of all that do, those "
-                    "are asked for whose largest is 0: what may be added to a row?"),
-            Mistake(lambda w: w.log() - w.log().max(), "Each row has its own largest score: look "
-                    "for it along the last axis only. You took the largest of the whole table."),
-            Mistake(lambda w: w.log() - w.log().amax(0), "The largest score is looked for among "
-                    "the queries. A row belongs to one query: look along the last axis."),
-            Mistake(lambda w: w.log() - w.log().mean(-1, keepdim=True), "These scores add up to 0. "
-                    "The *largest* should be 0."),
-            Mistake(lambda w: w.log() - w.log().amin(-1, keepdim=True), "Your smallest score is "
-                    "0. The *largest* should be."),
-            Mistake(lambda w: w / w.amax(-1, keepdim=True), "You divided weights. A score is what "
-                    "e is raised to: which function undoes that? See “Why is a weight not a "
-                    "similarity?”"),
-            Mistake(lambda w: w - w.amax(-1, keepdim=True), "You shifted weights. Which function "
-                    "undoes the exponential?"),
-            Mistake(lambda w: reference(w) / math.log(2), "These are logarithms to base 2. The "
-                    "softmax raises e, so the natural logarithm undoes it."),
-            Mistake(lambda w: reference(w) / math.log(10), "These are logarithms to base 10. The "
-                    "softmax raises e, so the natural logarithm undoes it."),
-            Mistake(lambda w: w.softmax(-1), "You went forwards once more. Which function undoes "
-                    "the exponential?"),
-            Mistake(lambda w: -reference(w), "The sign is turned: a larger weight comes from a "
-                    "larger score."),
-            Mistake(lambda w: -w.log(), "The sign is turned: a larger weight comes from a larger "
-                    "score."),
+            Mistake(lambda w: w.log(), _("These scores give the right weights. Of all that do, "
+                    "those are asked for whose largest is 0: what may be added to a row?")),
+            Mistake(lambda w: w.log() - w.log().max(), _("Each row has its own largest score: look "
+                    "for it along the last axis only. You took the largest of the whole table.")),
+            Mistake(lambda w: w.log() - w.log().amax(0), _("The largest score is looked for among "
+                    "the queries. A row belongs to one query: look along the last axis.")),
+            Mistake(lambda w: w.log() - w.log().mean(-1, keepdim=True), _("These scores add up to "
+                    "0. The *largest* should be 0.")),
+            Mistake(lambda w: w.log() - w.log().amin(-1, keepdim=True), _("Your smallest score is "
+                    "0. The *largest* should be.")),
+            Mistake(lambda w: w / w.amax(-1, keepdim=True), _("You divided weights. A score is "
+                    "what e is raised to: which function undoes that? See “Why is a weight not a "
+                    "similarity?”")),
+            Mistake(lambda w: w - w.amax(-1, keepdim=True), _("You shifted weights. Which function "
+                    "undoes the exponential?")),
+            Mistake(lambda w: reference(w) / math.log(2), _("These are logarithms to base 2. The "
+                    "softmax raises e, so the natural logarithm undoes it.")),
+            Mistake(lambda w: reference(w) / math.log(10), _("These are logarithms to base 10. The "
+                    "softmax raises e, so the natural logarithm undoes it.")),
+            Mistake(lambda w: w.softmax(-1), _("You went forwards once more. Which function undoes "
+                    "the exponential?")),
+            Mistake(lambda w: -reference(w), _("The sign is turned: a larger weight comes from a "
+                    "larger score.")),
+            Mistake(lambda w: -w.log(), _("The sign is turned: a larger weight comes from a larger "
+                    "score.")),
             *(
-                Mistake(lambda w, tiny=tiny: reference(w + tiny), "You kept away from the "
+                Mistake(lambda w, tiny=tiny: reference(w + tiny), _("You kept away from the "
                         "logarithm of 0, and a weight of exactly 0 came out with a finite score. "
-                        "Its score is −∞, which a tensor can hold.")
+                        "Its score is −∞, which a tensor can hold."))
                 for tiny in _TINY
             ),
             *(
-                Mistake(lambda w, tiny=tiny: reference(w.clamp(min=tiny)), "You kept away from "
+                Mistake(lambda w, tiny=tiny: reference(w.clamp(min=tiny)), _("You kept away from "
                         "the logarithm of 0, and a weight of exactly 0 came out with a finite "
-                        "score. Its score is −∞, which a tensor can hold.")
+                        "score. Its score is −∞, which a tensor can hold."))
                 for tiny in _TINY
             ),
         ],
-        right="From weights one reads differences of scores, never scores: the level of each row "
-        "was yours to choose, and that is all that a softmax forgets.",
+        right=_("From weights one reads differences of scores, never scores: the level of each row "
+                "was yours to choose, and that is all that a softmax forgets."),
     )  # fmt: skip
 
 
@@ -165,35 +166,36 @@ def check_02_counted(answer: Any) -> Verdict:
             (normal(2, 3), torch.tensor([4, 1, 2]), normal(3, 3)),
         ],
         mistakes=[
-            Mistake(lambda s, c, v: s.softmax(-1) @ v, "The counts have no influence. How does a "
-                    "pair that comes twice enter the numerator and the denominator?"),
-            Mistake(lambda s, c, v: (s * c).softmax(-1) @ v, "You multiplied scores by counts. It "
-                    "is the exponential that comes twice: 2eᵃ is not e²ᵃ."),
-            Mistake(lambda s, c, v: (s + c).softmax(-1) @ v, "You added counts to scores. A pair "
-                    "that comes twice enters with 2eᵃ: which single exponential is that?"),
-            Mistake(lambda s, c, v: (s.softmax(-1) * c) @ v, "The weights no longer add up to one: "
-                    "counts belong into the denominator as well."),
-            Mistake(lambda s, c, v: (s + (c + 1).log()).softmax(-1) @ v, "You took the logarithm "
+            Mistake(lambda s, c, v: s.softmax(-1) @ v, _("The counts have no influence. How does a "
+                    "pair that comes twice enter the numerator and the denominator?")),
+            Mistake(lambda s, c, v: (s * c).softmax(-1) @ v, _("You multiplied scores by counts. "
+                    "It is the exponential that comes twice: 2eᵃ is not e²ᵃ.")),
+            Mistake(lambda s, c, v: (s + c).softmax(-1) @ v, _("You added counts to scores. A pair "
+                    "that comes twice enters with 2eᵃ: which single exponential is that?")),
+            Mistake(lambda s, c, v: (s.softmax(-1) * c) @ v, _("The weights no longer add up to "
+                    "one: counts belong in the denominator as well.")),
+            Mistake(lambda s, c, v: (s + (c + 1).log()).softmax(-1) @ v, _("You took the logarithm "
                     "of the count plus one. A count of 0 should have the score −∞, and PyTorch's "
-                    "logarithm of 0 is just that."),
-            Mistake(lambda s, c, v: (s + c.clamp(min=1).log()).softmax(-1) @ v, "A pair that does "
-                    "not count still takes its share. Which score has weight zero?"),
-            Mistake(lambda s, c, v: c * s.exp() / (c * s.exp()).sum() @ v, "You divided by the sum "
-                    "of the whole table. Each query has a denominator of its own: its row."),
-            Mistake(by_division, "The exponential of a large score is ∞, and ∞/∞ is `nan`. Change "
-                    "the score instead of its exponential, and let the softmax do the rest."),
-            Mistake(lambda s, c, v: (s + c.log()).softmax(0) @ v, "The softmax runs over the "
-                    "queries: each *query* shares out one unit among the keys."),
-            Mistake(lambda s, c, v: (s + c.log()).softmax(-1), "These are the weights. The output "
-                    "is asked for, which averages the values with them."),
-            Mistake(lambda s, c, v: (s + c.log2()).softmax(-1) @ v, "Right idea, wrong base: the "
-                    "softmax raises e."),
-            Mistake(lambda s, c, v: (s + (c / c.sum())).softmax(-1) @ v, "You added the share of "
+                    "logarithm of 0 is just that.")),
+            Mistake(lambda s, c, v: (s + c.clamp(min=1).log()).softmax(-1) @ v, _("A pair that "
+                    "does not count still takes its share. Which score has weight zero?")),
+            Mistake(lambda s, c, v: c * s.exp() / (c * s.exp()).sum() @ v, _("You divided by the "
+                    "sum of the whole table. Each query has a denominator of its own: its row.")),
+            Mistake(by_division, _("The exponential of a large score is ∞, and ∞/∞ is `nan`. "
+                    "Change the score instead of its exponential, and let the softmax do the "
+                    "rest.")),
+            Mistake(lambda s, c, v: (s + c.log()).softmax(0) @ v, _("The softmax runs over the "
+                    "queries: each *query* shares out one unit among the keys.")),
+            Mistake(lambda s, c, v: (s + c.log()).softmax(-1), _("These are the weights. The "
+                    "output is asked for, which averages the values with them.")),
+            Mistake(lambda s, c, v: (s + c.log2()).softmax(-1) @ v, _("Right idea, wrong base: the "
+                    "softmax raises e.")),
+            Mistake(lambda s, c, v: (s + (c / c.sum())).softmax(-1) @ v, _("You added the share of "
                     "each pair to its score. Shares multiply exponentials, and what multiplies "
-                    "there is added as a logarithm here."),
+                    "there is added as a logarithm here.")),
         ],
-        right="A bonus on the score multiplies the weight. Masks (log 0) and priors are bonuses "
-        "of the same kind.",
+        right=_("A bonus on the score multiplies the weight. Masks (log 0) and priors are bonuses "
+                "of the same kind."),
     )  # fmt: skip
 
 
@@ -210,7 +212,7 @@ def check_02_fair(answer: Any) -> Verdict:
         norms = (queries.norm(dim=-1)[:, None] + of_each) * (keys.norm(dim=-1) + of_each)
         return queries @ keys.mT / (norms + of_both)
 
-    nothing = "A vector of zeros has the norm 0, and 0/0 is `nan`. Its cosine is 0 by decree."
+    nothing = _("A vector of zeros has the norm 0, and 0/0 is `nan`. Its cosine is 0 by decree.")
     random = fresh()
 
     def normal(*shape: int) -> Tensor:
@@ -233,20 +235,20 @@ def check_02_fair(answer: Any) -> Verdict:
             (normal(3, 2), normal(3, 2), normal(3, 1), 4.0),
         ],
         mistakes=[
-            Mistake(lambda q, k, v, s: (s * q @ k.mT).softmax(-1) @ v, "Large vectors still "
-                    "outscore those that fit: these are dot products. Divide by both norms."),
+            Mistake(lambda q, k, v, s: (s * q @ k.mT).softmax(-1) @ v, _("Large vectors still "
+                    "outscore those that fit: these are dot products. Divide by both norms.")),
             Mistake(lambda q, k, v, s: (s * normalize(q, dim=-1) @ k.mT).softmax(-1) @ v,
-                    "Only the queries have norm 1, so a large key still outscores one that equals "
-                    "the query."),
+                    _("Only the queries have norm 1, so a large key still outscores one that "
+                      "equals the query.")),
             Mistake(lambda q, k, v, s: (s * q @ normalize(k, dim=-1).mT).softmax(-1) @ v,
-                    "The keys are fair now, but a large query makes all its scores larger, and its "
-                    "weights sharper. A cosine is between −1 and 1."),
+                    _("The keys are fair now, but a large query makes all its scores larger, and "
+                      "its weights sharper. A cosine is between −1 and 1.")),
             Mistake(lambda q, k, v, s: (s * divided(q, k)).softmax(-1) @ v, nothing),
             *(
-                Mistake(wrong, "You added a small number to the norms, so that nothing is "
-                        "divided by 0. It makes the cosines of short vectors smaller: a vector "
-                        "of norm 0.002 should count like one of norm 2. Treat zeros alone, or "
-                        "let no norm be *less* than the small number.")
+                Mistake(wrong, _("You added a small number to the norms, so that nothing is "
+                        "divided by 0. It makes the cosines of short vectors smaller: a vector of "
+                        "norm 0.002 should count like one of norm 2. Treat zeros alone, or let no "
+                        "norm be *less* than the small number."))
                 for tiny in _TINY
                 for wrong in (
                     lambda q, k, v, s, tiny=tiny: (s * divided(q, k, tiny)).softmax(-1) @ v,
@@ -254,37 +256,37 @@ def check_02_fair(answer: Any) -> Verdict:
                 )
             ),
             Mistake(lambda q, k, v, s: cosine(q, k).softmax(-1) @ v,
-                    "The sharpness has no influence. It multiplies every score."),
+                    _("The sharpness has no influence. It multiplies every score.")),
             Mistake(lambda q, k, v, s: (cosine(q, k) / s).softmax(-1) @ v,
-                    "The sharpness *multiplies* scores: the larger it is, the more goes to the "
-                    "best key."),
+                    _("The sharpness *multiplies* scores: the larger it is, the more goes to the "
+                      "best key.")),
             Mistake(lambda q, k, v, s: s * cosine(q, k).softmax(-1) @ v,
-                    "The sharpness came after the softmax, so the weights no longer add up to "
-                    "one. It belongs to the scores."),
+                    _("The sharpness came after the softmax, so the weights no longer add up to "
+                      "one. It belongs to the scores.")),
             Mistake(lambda q, k, v, s: s * cosine(q, k) @ v,
-                    "You averaged with scores. They become weights by the softmax."),
+                    _("You averaged with scores. They become weights by the softmax.")),
             Mistake(lambda q, k, v, s: (s * cosine(q, k)).softmax(0) @ v,
-                    "The softmax runs over the queries: each *query* shares out one unit among "
-                    "the keys."),
+                    _("The softmax runs over the queries: each *query* shares out one unit among "
+                      "the keys.")),
             Mistake(lambda q, k, v, s: (s * normalize(q, p=1.0, dim=-1)
                     @ normalize(k, p=1.0, dim=-1).mT).softmax(-1) @ v,
-                    "You divided by the sum of the absolute features. The norm of a vector is "
-                    "the square root of the sum of squares."),
+                    _("You divided by the sum of the absolute features. The norm of a vector is "
+                      "the square root of the sum of squares.")),
             Mistake(lambda q, k, v, s: (s * normalize(q, dim=0) @ normalize(k, dim=0).mT)
                     .softmax(-1) @ v,
-                    "You divided along the wrong axis: each *row* is a vector and should have "
-                    "norm 1."),
+                    _("You divided along the wrong axis: each *row* is a vector and should have "
+                      "norm 1.")),
             Mistake(lambda q, k, v, s: (s * q @ k.mT / (q.norm() * k.norm())).softmax(-1) @ v,
-                    "You divided by the norm of the whole table. Each row is a vector and has "
-                    "a norm of its own."),
+                    _("You divided by the norm of the whole table. Each row is a vector and has a "
+                      "norm of its own.")),
             Mistake(lambda q, k, v, s: (-s * torch.cdist(q, k)).softmax(-1) @ v,
-                    "This scores by distance. A cosine looks at directions only, not at norms."),
+                    _("This scores by distance. A cosine looks at directions only, not at norms.")),
             Mistake(lambda q, k, v, s: (s * cosine(q, k)).softmax(-1),
-                    "These are the weights. The output is asked for, which averages the values "
-                    "with them."),
+                    _("These are the weights. The output is asked for, which averages the values "
+                      "with them.")),
         ],
-        right="Among keys of norm 1, the highest dot product is the nearest key. Memories that "
-        "are read by similarity score like this, sharpness included.",
+        right=_("Among keys of norm 1, the highest dot product is the nearest key. Memories that "
+                "are read by similarity score like this, sharpness included."),
     )  # fmt: skip
 
 
@@ -329,32 +331,32 @@ def check_02_key_gradient(answer: Any) -> Verdict:
             (normal(4), normal(5, 4), normal(5, 1), 0.3, 2),
         ],
         mistakes=[
-            Mistake(without_others, "You let one weight grow and left the others as they are. They "
-                    "shrink, since all add up to one, and that pulls the output back by f."),
-            Mistake(alike, "This is the part of the key's own value. The other weights move as "
-                    "well, by −αᵢαⱼ each, and bring in their values."),
-            Mistake(lambda q, k, v, s, j: -reference(q, k, v, s, j), "The sign is turned: a key "
-                    "that scores higher pulls the output *towards* its value."),
-            Mistake(lambda q, k, v, s, j: reference(q, k, v, s, j) / s, "The scale is missing: the "
-                    "score is s times a dot product, and so is its derivative."),
-            Mistake(lambda q, k, v, s, j: s * reference(q, k, v, 1.0, j), "The weights were made "
-                    "without the scale. It belongs to the scores."),
+            Mistake(without_others, _("You let one weight grow and left the others as they are. "
+                    "They shrink, since all add up to one, and that pulls the output back by f.")),
+            Mistake(alike, _("This is the part of the key's own value. The other weights move as "
+                    "well, by −αᵢαⱼ each, and bring in their values.")),
+            Mistake(lambda q, k, v, s, j: -reference(q, k, v, s, j), _("The sign is turned: a key "
+                    "that scores higher pulls the output *towards* its value.")),
+            Mistake(lambda q, k, v, s, j: reference(q, k, v, s, j) / s, _("The scale is missing: "
+                    "the score is s times a dot product, and so is its derivative.")),
+            Mistake(lambda q, k, v, s, j: s * reference(q, k, v, 1.0, j), _("The weights were made "
+                    "without the scale. It belongs to the scores.")),
             Mistake(lambda q, k, v, s, j: reference(q, k, v, s, j) / weights(q, k, s)[j],
-                    "The weight of the key is missing: a pair that is not attended to moves "
-                    "nothing."),
+                    _("The weight of the key is missing: a pair that is not attended to moves "
+                      "nothing.")),
             Mistake(lambda q, k, v, s, j: reference(q, k, v, s, j) * (1 - weights(q, k, s)[j]),
-                    "The factor 1 − α is one too many: moving the score by a little moves the "
-                    "output by α(v − f), and the others are in f already."),
-            Mistake(lambda q, k, v, s, j: reference(q, k, v, s, j).mT, "Rows and columns are "
-                    "exchanged: the rows belong to the features of the output."),
-            Mistake(by_query, "This is one term of the derivative in the *query*. How does the "
-                    "score move when the key moves?"),
-            Mistake(lambda q, k, v, s, j: whole(q, k, v, s), "This is the derivative in the "
-                    "*query*. How does the score move when one key moves?"),
+                    _("The factor 1 − α is one too many: moving the score by a little moves the "
+                      "output by α(v − f), and the others are in f already.")),
+            Mistake(lambda q, k, v, s, j: reference(q, k, v, s, j).mT, _("Rows and columns are "
+                    "exchanged: the rows belong to the features of the output.")),
+            Mistake(by_query, _("This is one term of the derivative in the *query*. How does the "
+                    "score move when the key moves?")),
+            Mistake(lambda q, k, v, s, j: whole(q, k, v, s), _("This is the derivative in the "
+                    "*query*. How does the score move when one key moves?")),
             Mistake(lambda q, k, v, s, j: weights(q, k, s)[j] * torch.eye(v.shape[1]),
-                    "This is the derivative in the *value*. Here the key moves, and with it a "
-                    "score."),
+                    _("This is the derivative in the *value*. Here the key moves, and with it a "
+                      "score.")),
         ],
-        right="Each step of training pulls a key along the query: towards it if its value would "
-        "help, away if not, and only as far as it was listened to.",
+        right=_("Each step of training pulls a key along the query: towards it if its value would "
+                "help, away if not, and only as far as it was listened to."),
     )  # fmt: skip

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh, whole
+from d2lattn.exercises.language import _
+from d2lattn.exercises.words import joined, over_axis
 from d2lattn.masking import length_mask, masked_softmax
 
 
@@ -21,40 +23,41 @@ def check_03_by_hand(answer: Any) -> Verdict:
         expected=[[2 / 3, 1 / 3, 0.0], whole, one, none],
         mistakes=[
             Mistake([[2 / 8, 1 / 8, 0.0], whole, [2 / 8, 0.0, 0.0], none],
-                    "You set weights to zero after the softmax, so the rows do not add up to one. "
-                    "See “First attempt”."),
+                    _("You set weights to zero after the softmax, so the rows do not add up to "
+                      "one. See “First attempt”.")),
             Mistake([[2 / 4, 1 / 4, 1 / 4], whole, [2 / 4, 1 / 4, 1 / 4], [1 / 3] * 3],
-                    "You gave padding the score 0, and e⁰ is 1. Its exponential has to be 0."),
+                    _("You gave padding the score 0, and e⁰ is 1. Its exponential has to be 0.")),
             Mistake([[2 / 3, 1 / 3, 0.0], whole, one, [1 / 3] * 3],
-                    "All but the last are right. With length 0 nobody may be attended to, and "
-                    "even weights are attention to padding. See “What should a query get that "
-                    "has nothing to attend to?”"),
+                    _("All but the last are right. With length 0 nobody may be attended to, and "
+                      "even weights are attention to padding. See “What should a query get that "
+                      "has nothing to attend to?”")),
             Mistake([[2 / 3, 1 / 3, 0.0], whole, one, whole],
-                    "All but the last are right. Length 0 does not mean “no mask”: nobody may be "
-                    "attended to."),
+                    _("All but the last are right. Length 0 does not mean “no mask”: nobody may be "
+                      "attended to.")),
             Mistake([whole, whole, [2 / 3, 1 / 3, 0.0], one],
-                    "One key too many: a place is valid if its number, from 0, is *less* than "
-                    "the length."),
+                    _("One key too many: a place is valid if its number, from 0, is *less* than "
+                      "the length.")),
             Mistake([[math.log(2), 0.0, 0.0], [math.log(2), 0.0, math.log(5)],
                      [math.log(2), 0.0, 0.0], none],
-                    "These are scores. Raise e to their power and divide by the sum."),
+                    _("These are scores. Raise e to their power and divide by the sum.")),
             Mistake([[2.0, 1.0, 0.0], [2.0, 1.0, 5.0], [2.0, 0.0, 0.0], none],
-                    "These are the exponentials. Divide each by the sum of those that take part."),
+                    _("These are the exponentials. Divide each by the sum of those that take "
+                      "part.")),
             Mistake([one, [2 / 7, 0.0, 5 / 7], one, none],
-                    "You gave the second key the weight 0. Its score is 0, and e⁰ is 1."),
+                    _("You gave the second key the weight 0. Its score is 0, and e⁰ is 1.")),
             Mistake([[0.0, 1 / 6, 5 / 6], whole, [0.0, 0.0, 1.0], none],
-                    "You kept the last keys. A valid length counts from the front."),
+                    _("You kept the last keys. A valid length counts from the front.")),
             Mistake([[2 / 3, 1 / 3, 0.0], whole, one, [math.nan] * 3],
-                    "All but the last are right. Its sum is 0 and 0/0 is `nan`, so the row needs "
-                    "a decision. See “What should a query get that has nothing to attend to?”"),
+                    _("All but the last are right. Its sum is 0 and 0/0 is `nan`, so the row needs "
+                      "a decision. See “What should a query get that has nothing to attend to?”")),
             Mistake([[0.575, 0.425, 0.0], [0.310, 0.229, 0.461], one, none],
-                    "You took logarithms to base 10. Here log is the natural one: e to the power "
-                    "of log 2 is 2."),
+                    _("You took logarithms to base 10. Here log is the natural one: e to the power "
+                      "of log 2 is 2.")),
             Mistake([[0.67, 0.33, 0.0], [0.25, 0.13, 0.63], one, none],
-                    "Two digits are too few. Let Python divide: write 1 / 3."),
+                    _("Two digits are too few. Let Python divide: write 1 / 3.")),
         ],
-        right="Hiding the third key multiplied both others by the same number, 8/3: a mask "
-        "changes how much there is to share, never the ratio of two valid weights.",
+        right=_("Hiding the third key multiplied both others by the same number, 8/3: a mask "
+                "changes how much there is to share, never the ratio of two valid weights."),
     )  # fmt: skip
 
 
@@ -97,10 +100,9 @@ def check_03_masked_softmax(answer: Any) -> Verdict:
 
         return wrong
 
-    axis = "The softmax runs over the {}: the weights of one query, over the *keys*, add up to one."
-    lined_up = ("The lengths are lined up with the {}. They belong to the batch: give them a shape "
-                "that broadcasts to (batch, heads, queries, keys).")  # fmt: skip
-    empty = "See “What should a query get that has nothing to attend to?”"
+    lined_up = _("The lengths are lined up with the {axis}. They belong to the batch: give them a "
+                 "shape that broadcasts to (batch, heads, queries, keys).")  # fmt: skip
+    empty = _("See “What should a query get that has nothing to attend to?”")
     random = fresh()
 
     def scores(*shape: int) -> Tensor:
@@ -122,51 +124,52 @@ def check_03_masked_softmax(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda s, n: s.softmax(-1),
-                    "The mask has no influence: padding still takes its share."),
+                    _("The mask has no influence: padding still takes its share.")),
             Mistake(lambda s, n: s.softmax(-1) * allowed(s, n),
-                    "You set weights to zero after the softmax, so a row no longer adds up to "
-                    "one. Act on the scores. See “First attempt”."),
+                    _("You set weights to zero after the softmax, so a row no longer adds up to "
+                      "one. Act on the scores. See “First attempt”.")),
             Mistake(lambda s, n: left_over(s, n, 0.0),
-                    "You divide by a sum that can be 0: in a row with no valid key, and where "
-                    "the exponentials of all valid scores are rounded to 0. Hide padding before "
-                    "the softmax. See “First attempt”."),
+                    _("You divide by a sum that can be 0: in a row with no valid key, and where "
+                      "the exponentials of all valid scores are rounded to 0. Hide padding before "
+                      "the softmax. See “First attempt”.")),
             Mistake(lambda s, n: left_over(s, n, 1e-9),
-                    "Padding is taken out too late. Where its score is by far the largest, the "
-                    "exponentials of the valid scores are rounded to 0, and no division brings "
-                    "them back. See “First attempt”."),
+                    _("Padding is taken out too late. Where its score is by far the largest, the "
+                      "exponentials of the valid scores are rounded to 0, and no division brings "
+                      "them back. See “First attempt”.")),
             Mistake(lambda s, n: reference(s, n) * asked(s, n),
-                    "You emptied the rows of padding queries, too. A valid length hides keys, and "
-                    "says nothing about who asks. See “How do I read a padded heat map?”"),
+                    _("You emptied the rows of padding queries, too. A valid length hides keys, "
+                      "and says nothing about who asks. See “How do I read a padded heat map?”")),
             Mistake(lambda s, n: (s * allowed(s, n)).softmax(-1),
-                    "You multiplied scores by zero. A score of 0 is not a weight of 0, since e⁰ "
-                    "is 1. See “Why is there padding at all?”"),
+                    _("You multiplied scores by zero. A score of 0 is not a weight of 0, since e⁰ "
+                      "is 1. See “Why is there padding at all?”")),
             Mistake(lambda s, n: filled(s, n, -math.inf),
-                    f"A row with no valid key has become `nan`: all its scores are −∞. {empty}"),
+                    joined(_("A row with no valid key has become `nan`: all its scores are −∞."),
+                           empty)),
             Mistake(lambda s, n: filled(s, n, -1e6),
-                    "−10⁶ is not lower than every score, and a row with no valid key attends "
-                    "evenly to padding. See the four breaks of the second attempt."),
+                    _("−10⁶ is not lower than every score, and a row with no valid key attends "
+                      "evenly to padding. See the four breaks of the second attempt.")),
             Mistake(lambda s, n: filled(s, n, -1e9),
-                    f"With a large negative fill, a row with no valid key attends evenly to "
-                    f"padding; half precision has no such number. {empty}"),
+                    joined(_("With a large negative fill, a row with no valid key attends evenly "
+                             "to padding; half precision has no such number."), empty)),
             Mistake(lambda s, n: filled(s, n, torch.finfo(s.dtype).min),
-                    f"The lowest finite number is still a number: a row with no valid key attends "
-                    f"evenly to padding. {empty}"),
+                    joined(_("The lowest finite number is still a number: a row with no valid key "
+                             "attends evenly to padding."), empty)),
             Mistake(lambda s, n: filled(s, n, -1e6) * (n > 0)[:, None, None, None],
-                    "−10⁶ is not lower than every score. See “Break 1”."),
+                    _("−10⁶ is not lower than every score. See “Break 1”.")),
             Mistake(lambda s, n: reference(s, (n + 1).clamp(max=s.shape[-1])),
-                    "One key too many: a place is valid if its number, from 0, is *less* than the "
-                    "length. See “Which places are real?”"),
+                    _("One key too many: a place is valid if its number, from 0, is *less* than "
+                      "the length. See “Which places are real?”")),
             Mistake(lambda s, n: masked_softmax(s, mask=~allowed(s, n)),
-                    "The mask is inverted: true should mean *may be attended to*."),
-            Mistake(over(-2), axis.format("queries")),
-            Mistake(over(1), axis.format("heads")),
-            Mistake(over(0), axis.format("batch")),
-            Mistake(aligned(-1), lined_up.format("keys")),
-            Mistake(aligned(-1, 1), lined_up.format("queries")),
-            Mistake(aligned(-1, 1, 1), lined_up.format("heads")),
+                    _("The mask is inverted: true should mean *may be attended to*.")),
+            Mistake(over(-2), over_axis(_("queries"))),
+            Mistake(over(1), over_axis(_("heads"))),
+            Mistake(over(0), over_axis(_("batch"))),
+            Mistake(aligned(-1), lined_up.format(axis=_("keys"))),
+            Mistake(aligned(-1, 1), lined_up.format(axis=_("queries"))),
+            Mistake(aligned(-1, 1, 1), lined_up.format(axis=_("heads"))),
         ],
-        right="Heads and queries share the lengths of their batch element, and a row without keys "
-        "is silent. Weights of padding are exactly 0, whatever its scores are.",
+        right=_("Heads and queries share the lengths of their batch element, and a row without "
+                "keys is silent. Weights of padding are exactly 0, whatever their scores are."),
     )  # fmt: skip
 
 
@@ -188,35 +191,35 @@ def check_03_window(answer: Any) -> Verdict:
         cases=[(3, 1), (1, 2), (5, 0), (5, 2), (9, 2), (7, 4), drawn],
         mistakes=[
             Mistake(lambda n, r: reference(n, r).mT.contiguous(),
-                    "The window looks into the future: rows are queries, columns are keys, and "
-                    "query minus key must not be negative."),
+                    _("The window looks into the future: rows are queries, columns are keys, and "
+                      "query minus key must not be negative.")),
             Mistake(lambda n, r: difference(n).abs() <= r,
-                    "The window looks both ways. Only the words *before* are asked for."),
+                    _("The window looks both ways. Only the words *before* are asked for.")),
             Mistake(lambda n, r: difference(n) >= 0,
-                    "This is the whole causal mask: the window has no end yet."),
+                    _("This is the whole causal mask: the window has no end yet.")),
             Mistake(lambda n, r: reference(n, 2),
-                    "The window has the same length whatever `reach` is."),
+                    _("The window has the same length whatever `reach` is.")),
             Mistake(lambda n, r: difference(n) >= -r,
-                    "The past has no end, and some of the future is seen. Query minus key must "
-                    "lie between 0 and `reach`."),
+                    _("The past has no end, and some of the future is seen. Query minus key must "
+                      "lie between 0 and `reach`.")),
             Mistake(lambda n, r: difference(n) <= r,
-                    "The past is limited, but the future is open."),
+                    _("The past is limited, but the future is open.")),
             Mistake(lambda n, r: reference(n, r - 1),
-                    "One word too few: itself *and* `reach` words before it are `reach` + 1."),
-            Mistake(lambda n, r: reference(n, r + 1), "One word too many in the past."),
+                    _("One word too few: itself *and* `reach` words before it are `reach` + 1.")),
+            Mistake(lambda n, r: reference(n, r + 1), _("One word too many in the past.")),
             Mistake(lambda n, r: (difference(n) > 0) & (difference(n) <= r),
-                    "A word does not see itself yet."),
+                    _("A word does not see itself yet.")),
             Mistake(lambda n, r: ~reference(n, r),
-                    "The mask is inverted: true means *may be attended to*."),
+                    _("The mask is inverted: true means *may be attended to*.")),
             Mistake(lambda n, r: reference(n, r).int(),
-                    "The places are right, but a mask is boolean: numbers could be taken for "
-                    "scores."),
+                    _("The places are right, but a mask is boolean: numbers could be taken for "
+                      "scores.")),
             Mistake(lambda n, r: reference(n, r).to(torch.get_default_dtype()),
-                    "The places are right, but a mask is boolean: numbers could be taken for "
-                    "scores."),
+                    _("The places are right, but a mask is boolean: numbers could be taken for "
+                      "scores.")),
         ],
-        right="A row has at most `reach` + 1 keys, however long the text is: the cost grows "
-        "with the length and not with its square, for a program that computes only those.",
+        right=_("A row has at most `reach` + 1 keys, however long the text is: the cost grows with "
+                "the length and not with its square, for a program that computes only those."),
     )  # fmt: skip
 
 
@@ -239,37 +242,37 @@ def check_03_left_padding(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(length_mask,
-                    "This pads at the end. At the front, the *first* places are padding."),
+                    _("This pads at the end. At the front, the *first* places are padding.")),
             Mistake(lambda n, k: torch.arange(k) > k - n[:, None],
-                    "One real place too few: with n keys, the first real place has the number "
-                    "n − ℓ itself."),
+                    _("One real place too few: with n keys, the first real place has the number n "
+                      "− ℓ itself.")),
             Mistake(lambda n, k: torch.arange(k) >= k - n[:, None] - 1,
-                    "One place too many: a padding place got in at the front."),
+                    _("One place too many: a padding place got in at the front.")),
             Mistake(lambda n, k: torch.arange(k) >= n[:, None],
-                    "You hide ℓ places. ℓ places are real, and n − ℓ are padding."),
+                    _("You hide ℓ places. ℓ places are real, and n − ℓ are padding.")),
             Mistake(lambda n, k: torch.arange(k) >= n.max() - n[:, None],
-                    "You count from the longest sentence of the batch. A row has `num_keys` "
-                    "places, which may be more."),
+                    _("You count from the longest sentence of the batch. A row has `num_keys` "
+                      "places, which may be more.")),
             Mistake(lambda n, k: reference(n, k) | (n == 0)[:, None],
-                    "With length 0 you let in every place. A slice `[-0:]` is the whole row, "
-                    "since −0 is 0."),
+                    _("With length 0 you let in every place. A slice `[-0:]` is the whole row, "
+                      "since −0 is 0.")),
             Mistake(lambda n, k: torch.arange(k) >= k - n,
-                    "The lengths are lined up with the keys. Give them an axis of their own, so "
-                    "that every sentence gets a row."),
+                    _("The lengths are lined up with the keys. Give them an axis of their own, so "
+                      "that every sentence gets a row.")),
             Mistake(lambda n, k: ~reference(n, k),
-                    "The mask is inverted: true means *may be attended to*."),
+                    _("The mask is inverted: true means *may be attended to*.")),
             Mistake(lambda n, k: reference(n, k).to(torch.get_default_dtype()),
-                    "The places are right, but a mask is boolean: numbers could be taken for "
-                    "scores."),
+                    _("The places are right, but a mask is boolean: numbers could be taken for "
+                      "scores.")),
             Mistake(lambda n, k: reference(n, k).int(),
-                    "The places are right, but a mask is boolean: numbers could be taken for "
-                    "scores."),
+                    _("The places are right, but a mask is boolean: numbers could be taken for "
+                      "scores.")),
             Mistake(lambda n, k: reference(n, k).mT.contiguous(),
-                    "The mask is transposed: one *row* for each sentence."),
+                    _("The mask is transposed: one *row* for each sentence.")),
         ],
-        right="Padded at the front, the last word of every sentence stands in the last "
-        "column. Programs that continue texts like that: the next word goes to the same place "
-        "for all.",
+        right=_("Padded at the front, the last word of every sentence stands in the last column. "
+                "Programs that continue texts like that: the next word goes to the same place for "
+                "all."),
     )  # fmt: skip
 
 
@@ -296,33 +299,34 @@ def check_03_gradient(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda w, i: -w[i] * w,
-                    "The weight's own score is missing: raising it raises the numerator as well."),
+                    _("The weight's own score is missing: raising it raises the numerator as "
+                      "well.")),
             Mistake(lambda w, i: w[i] * w,
-                    "A product of two weights, but with a plus: another score that rises makes "
-                    "the sum larger and this weight smaller. And its own score stands in the "
-                    "numerator as well."),
+                    _("A product of two weights, but with a plus: another score that rises makes "
+                      "the sum larger and this weight smaller. And its own score stands in the "
+                      "numerator as well.")),
             Mistake(lambda w, i: w[i] * (unit(w, i) + w),
-                    "The numerator's part is right. The sum in the denominator works the other "
-                    "way: where it grows, the weight falls."),
+                    _("The numerator's part is right. The sum in the denominator works the other "
+                      "way: where it grows, the weight falls.")),
             Mistake(lambda w, i: w[i] * (1 - w),
-                    "The 1 comes from the numerator, which contains the weight's own score and "
-                    "no other."),
+                    _("The 1 comes from the numerator, which contains the weight's own score and "
+                      "no other.")),
             Mistake(lambda w, i: reference(w.softmax(0), i),
-                    "You took a softmax of the weights. They are the softmax already."),
+                    _("You took a softmax of the weights. They are the softmax already.")),
             Mistake(lambda w, i: w[i] * unit(w, i),
-                    "The sum in the denominator contains *all* scores, so every valid one "
-                    "matters."),
+                    _("The sum in the denominator contains *all* scores, so every valid one "
+                      "matters.")),
             Mistake(lambda w, i: w[i] * (1 - w[i]) * unit(w, i),
-                    "The other scores are missing: when another key rises, this one falls."),
+                    _("The other scores are missing: when another key rises, this one falls.")),
             Mistake(lambda w, i: w * (1 - w),
-                    "This is the derivative of each weight in *its own* score. One weight in all "
-                    "the scores is asked for."),
+                    _("This is the derivative of each weight in *its own* score. One weight in all "
+                      "the scores is asked for.")),
             Mistake(lambda w, i: -reference(w, i),
-                    "The sign is the wrong way round: a higher score means a higher weight."),
+                    _("The sign is the wrong way round: a higher score means a higher weight.")),
             Mistake(lambda w, i: unit(w, i) - w,
-                    "This is the gradient of the *logarithm* of the weight. Multiply by the "
-                    "weight."),
+                    _("This is the gradient of the *logarithm* of the weight. Multiply by the "
+                      "weight.")),
         ],
-        right="The entries add up to zero, since moving all scores together moves no weight. "
-        "And a masked key, with weight 0, gets exactly 0.",
+        right=_("The entries add up to zero, since moving all scores together moves no weight. And "
+                "a masked key, with weight 0, gets exactly 0."),
     )  # fmt: skip

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from d2lattn.dot_product import bilinear_score, dot_product_score
 from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh, whole
+from d2lattn.exercises.language import _
+from d2lattn.exercises.words import over_axis
 from d2lattn.kernels import gaussian_score
 
 
@@ -25,24 +27,25 @@ def check_05_by_hand(answer: Any) -> Verdict:
         answer,
         expected=right,
         mistakes=[
-            Mistake(sharpness(2), "You left the products as they are. A *scaled* score is divided "
-                    "by √d; see “What mends it?”"),
-            Mistake(sharpness(1), "You divided by d. It is the square root of d that keeps the "
-                    "spread; see “What mends it?”"),
-            Mistake(sharpness(2 * math.sqrt(2)), "You multiplied by √d instead of dividing by it."),
-            Mistake([*sharpness(-math.sqrt(2))[:2], 20.0], "The weights are the wrong way round: "
-                    "the higher score gets the larger weight."),
-            Mistake([math.sqrt(2), *right[1:]], "The first number is the score. The *weight* is "
-                    "what the softmax makes of both scores."),
-            Mistake([*right[:2], 100 * right[1]], "A larger query multiplies the scores, not the "
-                    "output. An average of 10 and 20 cannot leave the space between them."),
-            Mistake([*right[:2], right[1]], "The query's norm does not cancel: both scores are "
-                    "multiplied by a hundred, and so is their difference."),
-            Mistake([*right[:2], 15.0], "Are the scores of the large query more equal, or less? "
-                    "See “What does a dot product reward?”"),
+            Mistake(sharpness(2), _("You left the products as they are. A *scaled* score is "
+                    "divided by √d; see “What mends it?”")),
+            Mistake(sharpness(1), _("You divided by d. It is the square root of d that keeps the "
+                    "spread; see “What mends it?”")),
+            Mistake(sharpness(2 * math.sqrt(2)), _("You multiplied by √d instead of dividing by "
+                    "it.")),
+            Mistake([*sharpness(-math.sqrt(2))[:2], 20.0], _("The weights are the wrong way round: "
+                    "the higher score gets the larger weight.")),
+            Mistake([math.sqrt(2), *right[1:]], _("The first number is the score. The *weight* is "
+                    "what the softmax makes of both scores.")),
+            Mistake([*right[:2], 100 * right[1]], _("A larger query multiplies the scores, not the "
+                    "output. An average of 10 and 20 cannot leave the space between them.")),
+            Mistake([*right[:2], right[1]], _("The query's norm does not cancel: both scores are "
+                    "multiplied by a hundred, and so is their difference.")),
+            Mistake([*right[:2], 15.0], _("Are the scores of the large query more equal, or less? "
+                    "See “What does a dot product reward?”")),
         ],
-        right="A larger query asks the same question more loudly: the order of the weights stays, "
-        "and the winner takes more.",
+        right=_("A larger query asks the same question more loudly: the order of the weights "
+                "stays, and the winner takes more."),
     )  # fmt: skip
 
 
@@ -76,45 +79,45 @@ def check_05_distance(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda q, k, h: product(q, k),
-                    "This is the dot product alone: large keys win whatever the distance. See "
-                    "“What does the softmax see of a distance?”"),
+                    _("This is the dot product alone: large keys win whatever the distance. See "
+                      "“What does the softmax see of a distance?”")),
             Mistake(lambda q, k, h: product(q, k) / h**2,
-                    "This is the dot product alone: large keys win whatever the distance. See "
-                    "“What does the softmax see of a distance?”"),
+                    _("This is the dot product alone: large keys win whatever the distance. See "
+                      "“What does the softmax see of a distance?”")),
             Mistake(gaussian_score,
-                    "The weights are right, but the query's own squared norm is still inside. It "
-                    "is the same for every key: leave it out."),
+                    _("The weights are right, but the query's own squared norm is still inside. It "
+                      "is the same for every key: leave it out.")),
             Mistake(lambda q, k, h: (product(q, k) - 2 * half_square(k)) / h**2,
-                    "The key's term is twice too large. Multiply −½‖q − k‖² out: where does the ½ "
-                    "end?"),
+                    _("The key's term is twice too large. Multiply −½‖q − k‖² out: where does the "
+                      "½ end?")),
             Mistake(lambda q, k, h: (product(q, k) + half_square(k)) / h**2,
-                    "The key's term has the wrong sign: it takes from large keys what the product "
-                    "gives them."),
+                    _("The key's term has the wrong sign: it takes from large keys what the "
+                      "product gives them.")),
             Mistake(lambda q, k, h: (product(q, k) - k.norm(dim=-1) / 2) / h**2,
-                    "You subtracted half the norm of the key; it takes the *squared* norm."),
+                    _("You subtracted half the norm of the key; it takes the *squared* norm.")),
             Mistake(lambda q, k, h: (product(q, k) - half_square(q)[:, None]) / h**2,
-                    "You subtracted the query's term. The softmax does not see that one; it does "
-                    "see the key's."),
+                    _("You subtracted the query's term. The softmax does not see that one; it does "
+                      "see the key's.")),
             Mistake(lambda q, k, h: 2 * reference(q, k, h),
-                    "All is twice too large, so the weights are too sharp: the Gaussian has half "
-                    "of the squared distance."),
+                    _("All is twice too large, so the weights are too sharp: the Gaussian has half "
+                      "of the squared distance.")),
             Mistake(lambda q, k, h: reference(q, k, 1.0),
-                    "The bandwidth has no influence."),
+                    _("The bandwidth has no influence.")),
             Mistake(lambda q, k, h: reference(q, k, h**0.5),
-                    "The bandwidth is not squared: dividing both vectors by it divides a product "
-                    "by its square."),
+                    _("The bandwidth is not squared: dividing both vectors by it divides a product "
+                      "by its square.")),
             Mistake(lambda q, k, h: reference(q, k, 1 / h),
-                    "A large bandwidth makes the weights even: it *divides*."),
+                    _("A large bandwidth makes the weights even: it *divides*.")),
             Mistake(lambda q, k, h: product(q, k) / h**2 - half_square(k),
-                    "Only the product is divided by the squared bandwidth. The key's term is a "
-                    "product as well."),
+                    _("Only the product is divided by the squared bandwidth. The key's term is a "
+                      "product as well.")),
             Mistake(lambda q, k, h: reference(q, k, h).softmax(-1),
-                    "These are weights. Return the scores, before the softmax."),
+                    _("These are weights. Return the scores, before the softmax.")),
             Mistake(lambda q, k, h: reference(q, k, h) / q.shape[-1] ** 0.5,
-                    "There is no √d in a Gaussian: its bandwidth is the scale."),
+                    _("There is no √d in a Gaussian: its bandwidth is the scale.")),
         ],
-        right="So no difference of a query and a key need be taken: the keys' half squares may be "
-        "ready before any query arrives, and the rest is one matrix product.",
+        right=_("So no difference of a query and a key need be taken: the keys' half squares may "
+                "be ready before any query arrives, and the rest is one matrix product."),
     )  # fmt: skip
 
 
@@ -142,30 +145,30 @@ def check_05_bilinear(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda q, k, w: q @ w @ k.mT,
-                    "The matrix is turned round: in kᵀ W q its rows belong to the key, its columns "
-                    "to the query. Square matrices hide this."),
+                    _("The matrix is turned round: in kᵀ W q its rows belong to the key, its "
+                      "columns to the query. Square matrices hide this.")),
             Mistake(lambda q, k, w: q @ k.mT,
-                    "The matrix has no influence. See “What if queries and keys have different "
-                    "widths?”"),
+                    _("The matrix has no influence. See “What if queries and keys have different "
+                      "widths?”")),
             Mistake(lambda q, k, w: reference(q, k, w).mT,
-                    "Rows are queries, columns are keys: your table is transposed."),
+                    _("Rows are queries, columns are keys: your table is transposed.")),
             Mistake(lambda q, k, w: reference(q, k, w).softmax(-1),
-                    "These are weights. Return the scores, before the softmax."),
+                    _("These are weights. Return the scores, before the softmax.")),
             Mistake(lambda q, k, w: reference(q, k, w) / k.shape[-1] ** 0.5,
-                    "You divided by the root of a width. A learned matrix has its scale in its "
-                    "numbers."),
+                    _("You divided by the root of a width. A learned matrix has its scale in its "
+                      "numbers.")),
             Mistake(lambda q, k, w: reference(q, k, w) / q.shape[-1] ** 0.5,
-                    "You divided by the root of a width. A learned matrix has its scale in its "
-                    "numbers."),
+                    _("You divided by the root of a width. A learned matrix has its scale in its "
+                      "numbers.")),
             Mistake(lambda q, k, w: (q @ w.mT).sum(-1)[..., None] * k.sum(-1)[..., None, :],
-                    "You added up the features first and multiplied the sums. Multiply feature by "
-                    "feature, then add."),
+                    _("You added up the features first and multiplied the sums. Multiply feature "
+                      "by feature, then add.")),
             Mistake(lambda q, k, w: (q @ w.mT).sum(-1)[..., None] + k.sum(-1)[..., None, :],
-                    "Projected query and key are added here. A score that compares them needs "
-                    "their product."),
+                    _("Projected query and key are added here. A score that compares them needs "
+                      "their product.")),
         ],
-        right="Whichever side meets the matrix, each of its tokens need meet it only once. Then a "
-        "pair costs what it costs with a plain dot product.",
+        right=_("Whichever side meets the matrix, each of its tokens need meet it only once. Then "
+                "a pair costs what it costs with a plain dot product."),
     )  # fmt: skip
 
 
@@ -201,34 +204,34 @@ def check_05_limit(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(first,
-                    "Two best keys share: multiplying equal scores by the same number leaves them "
-                    "equal. You gave all to one of them."),
+                    _("Two best keys share: multiplying equal scores by the same number leaves "
+                      "them equal. You gave all to one of them.")),
             Mistake(best,
-                    "Several best keys get one each. A row still adds up to one."),
+                    _("Several best keys get one each. A row still adds up to one.")),
             Mistake(lambda s: s.softmax(-1),
-                    "This is the softmax before anything grows. Which terms survive when every "
-                    "difference becomes huge?"),
+                    _("This is the softmax before anything grows. Which terms survive when every "
+                      "difference becomes huge?")),
             Mistake(lambda s: torch.full_like(s, 1 / s.shape[-1]),
-                    "Even weights are what happens when the factor goes to *zero*."),
+                    _("Even weights are what happens when the factor goes to *zero*.")),
             Mistake(lambda s: reference(-s),
-                    "The lowest score has won. Factors are positive here."),
+                    _("The lowest score has won. Factors are positive here.")),
             *(
                 Mistake(lambda s, factor=factor: (factor * s).softmax(-1),
-                        "This factor is large for some scores, and not for closer ones; and a "
-                        "huge one makes ∞ of scores. The limit is asked for: which scores are "
-                        "left in it?")
+                        _("This factor is large for some scores, and not for closer ones; and a "
+                          "huge one makes ∞ of scores. The limit is asked for: which scores are "
+                          "left in it?"))
                 for factor in (f * 10.0**n for n in range(1, 13) for f in (1, 2, 5))
             ),
             Mistake(lambda s: reference(s.mT).mT,
-                    "You looked for the best query of each key. A row is a query, and its weights "
-                    "run over the keys."),
+                    _("You looked for the best query of each key. A row is a query, and its "
+                      "weights run over the keys.")),
             Mistake(lambda s: (s == s.max()).to(s.dtype) / (s == s.max()).sum(),
-                    "You looked for the best score of the whole table. Every row has its own."),
+                    _("You looked for the best score of the whole table. Every row has its own.")),
             Mistake(lambda s: (s > 0).to(s.dtype) / (s > 0).sum(-1, keepdim=True).clamp(min=1),
-                    "The sign of a score means nothing to a softmax. Only differences count."),
+                    _("The sign of a score means nothing to a softmax. Only differences count.")),
         ],
-        right="In the limit the softmax is a choice, a soft *argmax*. A small change of any score "
-        "changes no weight, except at a tie, where it changes everything.",
+        right=_("In the limit the softmax is a choice, a soft *argmax*. A small change of any "
+                "score changes no weight, except at a tie, where it changes everything."),
     )  # fmt: skip
 
 
@@ -250,7 +253,6 @@ def check_05_multi_query(answer: Any) -> Verdict:
     def over(axis: int) -> Any:
         return lambda q, k, v: attend(scaled(q, k), v, axis)
 
-    axis = "The softmax runs over the {}: the weights of one query, over the *keys*, add up to one."
     random = fresh()
 
     def vectors(*shape: int) -> Tensor:
@@ -269,36 +271,36 @@ def check_05_multi_query(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v,
-                    "Keys and values are lined up with the *heads*: head 1 reads the first "
-                    "sentence, head 2 the second. They belong to the batch, and every head reads "
-                    "them all: where do they need an axis?"),
+                    _("Keys and values are lined up with the *heads*: head 1 reads the first "
+                      "sentence, head 2 the second. They belong to the batch, and every head reads "
+                      "them all: where do they need an axis?")),
             Mistake(rescaled(lambda q, k: q.shape[-1] ** 0.5),
-                    "The scale is missing. See “What mends it?”"),
+                    _("The scale is missing. See “What mends it?”")),
             Mistake(rescaled(lambda q, k: q.shape[-1] ** -0.5),
-                    "You divided by d. The root of d keeps the spread; see “What mends it?”"),
+                    _("You divided by d. The root of d keeps the spread; see “What mends it?”")),
             Mistake(rescaled(lambda q, k: q.shape[-1]),
-                    "You multiplied by √d instead of dividing by it."),
+                    _("You multiplied by √d instead of dividing by it.")),
             Mistake(rescaled(lambda q, k: q.shape[1] ** -0.5),
-                    "Which d is it? The width of the vectors that are multiplied, whatever the "
-                    "number of heads."),
+                    _("Which d is it? The width of the vectors that are multiplied, whatever the "
+                      "number of heads.")),
             Mistake(rescaled(lambda q, k: (q.shape[-1] / k.shape[-2]) ** 0.5),
-                    "You divided by the root of the number of *keys*. It is the width of the "
-                    "vectors that are multiplied."),
-            Mistake(over(-2), axis.format("queries")),
-            Mistake(over(1), axis.format("heads")),
+                    _("You divided by the root of the number of *keys*. It is the width of the "
+                      "vectors that are multiplied.")),
+            Mistake(over(-2), over_axis(_("queries"))),
+            Mistake(over(1), over_axis(_("heads"))),
             Mistake(lambda q, k, v: scaled(q, k) @ v[:, None],
-                    "These are scores times values. The softmax is missing."),
+                    _("These are scores times values. The softmax is missing.")),
             Mistake(lambda q, k, v: reference(q.mean(1, keepdim=True).expand_as(q), k, v),
-                    "The heads are averaged. Each asks its own question."),
+                    _("The heads are averaged. Each asks its own question.")),
             Mistake(lambda q, k, v: reference(q[:, :1].expand_as(q), k, v),
-                    "Every head gets the answer of the first. Each asks its own question."),
+                    _("Every head gets the answer of the first. Each asks its own question.")),
             Mistake(lambda q, k, v: reference(q, k, v).transpose(1, 2),
-                    "The axes of heads and queries have changed places in the result."),
+                    _("The axes of heads and queries have changed places in the result.")),
             Mistake(lambda q, k, v: reference(q, k, v).mean(1),
-                    "The heads are averaged. Keep their axis: each gives its own answer."),
+                    _("The heads are averaged. Keep their axis: each gives its own answer.")),
         ],
-        right="One table of keys and one of values serve all heads. A model that writes one word "
-        "at a time keeps both for all words before, so with 8 heads it keeps an eighth.",
+        right=_("One table of keys and one of values serve all heads. A model that writes one word "
+                "at a time keeps both for all words before, so with 8 heads it keeps an eighth."),
     )  # fmt: skip
 
 
@@ -308,26 +310,26 @@ def check_05_pixels(answer: Any) -> Verdict:
         answer,
         expected=[7.0, 4.0],
         mistakes=[
-            Mistake([144.0, 144.0], "The rule Var = d needs mean 0 and variance 1. Neither holds "
-                    "here; see “Where does 1/√d break?”"),
-            Mistake([1.0, 4.0], "The variance of a product is not the product of the variances "
-                    "when the means are not zero. Look at the first number again."),
-            Mistake([16.0, 4.0], "A mean square is not yet a variance: take off the square of the "
-                    "mean from the first number."),
-            Mistake([7.0, 7.0], "For one given query, its components are constants: only the keys "
-                    "vary."),
-            Mistake([7.0, 12.0], "Each key component is multiplied by a component of the query: "
-                    "how large is that one's square, on average?"),
-            Mistake([7.0, 3.0], "For the second number you squared the mean of a component. It "
-                    "takes the mean of its *square*."),
-            Mistake([7.0, 1.0], "For the second number you took the variance of the query's "
-                    "components. A given query does not vary; what counts is its mean square."),
-            Mistake([4.0, 7.0], "The right numbers in the wrong order."),
-            Mistake([7 / 144, 4 / 144], "That is for one component. Variances of independent "
-                    "numbers add up: there are 144."),
+            Mistake([144.0, 144.0], _("The rule Var = d needs mean 0 and variance 1. Neither holds "
+                    "here; see “Where does 1/√d break?”")),
+            Mistake([1.0, 4.0], _("The variance of a product is not the product of the variances "
+                    "when the means are not zero. Look at the first number again.")),
+            Mistake([16.0, 4.0], _("A mean square is not yet a variance: take off the square of "
+                    "the mean from the first number.")),
+            Mistake([7.0, 7.0], _("For one given query, its components are constants: only the "
+                    "keys vary.")),
+            Mistake([7.0, 12.0], _("Each key component is multiplied by a component of the query: "
+                    "how large is that one's square, on average?")),
+            Mistake([7.0, 3.0], _("For the second number you squared the mean of a component. It "
+                    "takes the mean of its *square*.")),
+            Mistake([7.0, 1.0], _("For the second number you took the variance of the query's "
+                    "components. A given query does not vary; what counts is its mean square.")),
+            Mistake([4.0, 7.0], _("The right numbers in the wrong order.")),
+            Mistake([7 / 144, 4 / 144], _("That is for one component. Variances of independent "
+                    "numbers add up: there are 144.")),
         ],
-        right="The softmax compares the keys of one query, so it sees the 4 only: after the "
-        "division by √144 the scores spread by a sixth, and the weights are nearly even.",
+        right=_("The softmax compares the keys of one query, so it sees the 4 only: after the "
+                "division by √144 the scores spread by a sixth, and the weights are nearly even."),
     )  # fmt: skip
 
 
@@ -351,25 +353,25 @@ def check_05_cosine_scale(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda n, w: 2 * reference(n, w),
-                    "This is the lead that the best score must have. How far apart do −s and s "
-                    "lie?"),
+                    _("This is the lead that the best score must have. How far apart do −s and s "
+                      "lie?")),
             Mistake(lambda n, w: 0.5 * math.log(w / (1 - w)),
-                    "This is for a single rival. All the others together take the rest."),
+                    _("This is for a single rival. All the others together take the rest.")),
             Mistake(lambda n, w: 0.5 * math.log(w / (1 - w) * n),
-                    "One rival too many: the best key is not its own rival."),
+                    _("One rival too many: the best key is not its own rival.")),
             Mistake(lambda n, w: 0.5 * math.log(w * (n - 1)),
-                    "A weight is measured against the rest: compare it with 1 − weight."),
+                    _("A weight is measured against the rest: compare it with 1 − weight.")),
             Mistake(lambda n, w: 0.5 * math.log((n - 1) / (1 - w)),
-                    "Nearly: the numerator of the weight against the rest is missing."),
+                    _("Nearly: the numerator of the weight against the rest is missing.")),
             Mistake(lambda n, w: 0.5 * math.log10(w / (1 - w) * (n - 1)),
-                    "You took the logarithm to base 10. The softmax uses e."),
+                    _("You took the logarithm to base 10. The softmax uses e.")),
             Mistake(lambda n, w: -reference(n, w),
-                    "The sign is the wrong way round: the best key has the cosine 1 and the "
-                    "others −1."),
+                    _("The sign is the wrong way round: the best key has the cosine 1 and the "
+                      "others −1.")),
             Mistake(lambda n, w: w / (1 - w) * (n - 1),
-                    "This is how many times larger the best *exponential* is than one rival's. "
-                    "Which s makes it so?"),
+                    _("This is how many times larger the best *exponential* is than one rival's. "
+                      "Which s makes it so?")),
         ],
-        right="It grows like the logarithm of the number of keys: a thousand times more of them "
-        "ask for only 3.5 more.",
+        right=_("It grows like the logarithm of the number of keys: a thousand times more of them "
+                "ask for only 3.5 more."),
     )  # fmt: skip

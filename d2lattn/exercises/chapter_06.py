@@ -13,6 +13,7 @@ from d2lattn.exercises.engine import (
     fresh,
     whole,
 )
+from d2lattn.exercises.language import _
 
 
 def check_06_by_hand(answer: Any) -> Verdict:
@@ -22,22 +23,22 @@ def check_06_by_hand(answer: Any) -> Verdict:
         answer,
         expected=[near, product],
         mistakes=[
-            Mistake([[-1.0, -4.0, -13.0], product], "The Gaussian score has *half* of the squared "
-                    "distance."),
-            Mistake([[0.5, 2.0, 6.5], product], "A score is higher where a key fits better, so "
-                    "the distance counts against it: mind the sign of the Gaussian scores."),
-            Mistake([[-0.5, -1.0, -math.sqrt(13) / 2], product], "You took half the distance. The "
-                    "Gaussian score has the *squared* distance."),
-            Mistake([[math.exp(score) for score in near], product], "You went one step too far: "
-                    "the exponential belongs to the softmax, not to the score."),
-            Mistake([near, [score / math.sqrt(2) for score in product]], "The second row should "
-                    "be the plain dot products, without a scale."),
-            Mistake([near, [1.0, 1.0, 0.0]], "The second row holds cosines. A dot product counts "
-                    "the norms as well."),
-            Mistake([product, near], "The right numbers in the wrong order: Gaussian first."),
+            Mistake([[-1.0, -4.0, -13.0], product], _("The Gaussian score has *half* of the "
+                    "squared distance.")),
+            Mistake([[0.5, 2.0, 6.5], product], _("A score is higher where a key fits better, so "
+                    "the distance counts against it: mind the sign of the Gaussian scores.")),
+            Mistake([[-0.5, -1.0, -math.sqrt(13) / 2], product], _("You took half the distance. "
+                    "The Gaussian score has the *squared* distance.")),
+            Mistake([[math.exp(score) for score in near], product], _("You went one step too far: "
+                    "the exponential belongs to the softmax, not to the score.")),
+            Mistake([near, [score / math.sqrt(2) for score in product]], _("The second row should "
+                    "be the plain dot products, without a scale.")),
+            Mistake([near, [1.0, 1.0, 0.0]], _("The second row holds cosines. A dot product counts "
+                    "the norms as well.")),
+            Mistake([product, near], _("The right numbers in the wrong order: Gaussian first.")),
         ],
-        right="The first key wins by distance, the second by product, with its larger norm: one "
-        "query, the same keys, two meanings of “fits”.",
+        right=_("The first key wins by distance, the second by product, with its larger norm: one "
+                "query, the same keys, two meanings of “fits”."),
     )  # fmt: skip
 
 
@@ -78,44 +79,44 @@ def check_06_bill(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(parameters(lambda a, b, h: h * (a + b)),
-                    "Parameters: both matrices are counted, and `w_v` is missing."),
+                    _("Parameters: both matrices are counted, and `w_v` is missing.")),
             Mistake(parameters(lambda a, b, h: h * (a + b) + 1),
-                    "Parameters: `w_v` has one number for each hidden feature."),
+                    _("Parameters: `w_v` has one number for each hidden feature.")),
             Mistake(parameters(lambda a, b, h: h * (a + b + 2)),
-                    "Parameters: the layers of the package have no bias."),
+                    _("Parameters: the layers of the package have no bias.")),
             Mistake(parameters(lambda a, b, h: h * (a + b + 3)),
-                    "Parameters: the layers of the package have no bias."),
+                    _("Parameters: the layers of the package have no bias.")),
             Mistake(parameters(lambda a, b, h: a * b + h),
-                    "Parameters: there are two matrices, from the queries' features to the hidden "
-                    "ones and from the keys' features to the hidden ones."),
+                    _("Parameters: there are two matrices, from the queries' features to the "
+                      "hidden ones and from the keys' features to the hidden ones.")),
             Mistake(products(lambda m, n, a, b, h: m * n * h * (a + b + 1)),
-                    "Multiplications: you project both vectors again for every *pair*. A token is "
-                    "projected once. See “Where is the work done?”"),
+                    _("Multiplications: you project both vectors again for every *pair*. A token "
+                      "is projected once. See “Where is the work done?”")),
             Mistake(products(lambda m, n, a, b, h: h * (m * a + n * b)),
-                    "Multiplications: the tokens are projected, and the comparison is free. What "
-                    "does `w_v` do for each pair?"),
+                    _("Multiplications: the tokens are projected, and the comparison is free. What "
+                      "does `w_v` do for each pair?")),
             Mistake(products(lambda m, n, a, b, h: m * n * h),
-                    "Multiplications: the comparison is counted, and the two projections are "
-                    "missing."),
+                    _("Multiplications: the comparison is counted, and the two projections are "
+                      "missing.")),
             Mistake(products(lambda m, n, a, b, h: h * (a + b) + m * n * h),
-                    "Multiplications: a matrix is applied to every token, not once."),
+                    _("Multiplications: a matrix is applied to every token, not once.")),
             Mistake(products(lambda m, n, a, b, h: h * (m * b + n * a) + m * n * h),
-                    "Multiplications: are the sizes of queries and keys exchanged?"),
+                    _("Multiplications: are the sizes of queries and keys exchanged?")),
             Mistake(products(lambda m, n, a, b, h: h * (m * a + n * b) + m * n),
-                    "Multiplications: comparing a pair takes one for each hidden feature."),
+                    _("Multiplications: comparing a pair takes one for each hidden feature.")),
             Mistake(products(lambda m, n, a, b, h: h * m * a + m * n * h),
-                    "Multiplications: the keys are projected as well."),
+                    _("Multiplications: the keys are projected as well.")),
             Mistake(tanhs(lambda m, n, h: m * n),
-                    "Hyperbolic tangents: one for each pair *and* each hidden feature. The sum "
-                    "with `w_v` comes after."),
+                    _("Hyperbolic tangents: one for each pair *and* each hidden feature. The sum "
+                      "with `w_v` comes after.")),
             Mistake(tanhs(lambda m, n, h: (m + n) * h),
-                    "Hyperbolic tangents: they are taken of the *sum* of a query and a key, so "
-                    "they cannot be taken once per token."),
+                    _("Hyperbolic tangents: they are taken of the *sum* of a query and a key, so "
+                      "they cannot be taken once per token.")),
             Mistake(tanhs(lambda m, n, h: n * n * h),
-                    "Hyperbolic tangents: there are queries times keys pairs."),
+                    _("Hyperbolic tangents: there are queries times keys pairs.")),
         ],
-        right="Only the last term of the multiplications and the tangents grow with queries times "
-        "keys, and neither depends on how wide the vectors were.",
+        right=_("Only the last term of the multiplications and the tangents grow with queries "
+                "times keys, and neither depends on how wide the vectors were."),
     )  # fmt: skip
 
 
@@ -125,24 +126,24 @@ def check_06_break_even(answer: Any) -> Verdict:
         answer,
         expected=[512, 102],
         mistakes=[
-            Mistake([512, 170], "The second number: *both* queries and keys are projected."),
-            Mistake([512, 128], "The second number: the comparison has to be paid as well, not "
-                    "only the projections."),
-            Mistake([512, 512], "The second number: two projections come on top, so fewer hidden "
-                    "features can be paid for."),
-            Mistake([512, 0], "The second number: did you project once per pair? A token is "
-                    "projected once; see “Where is the work done?”"),
-            Mistake([512, 256], "The second number: per pair, an additive score takes one "
-                    "multiplication for each hidden feature. What do the tokens take?"),
-            Mistake([512, 103], "The second number: round down, or it is more than the dot "
-                    "product takes."),
-            Mistake([256, 102], "The first number: comparing takes one multiplication for each "
-                    "*feature*, whatever the length of the sequence."),
-            Mistake([256, 256], "The length of the sequence is the same for both scores. Compare "
-                    "the multiplications of one pair first."),
+            Mistake([512, 170], _("The second number: *both* queries and keys are projected.")),
+            Mistake([512, 128], _("The second number: the comparison has to be paid as well, not "
+                    "only the projections.")),
+            Mistake([512, 512], _("The second number: two projections come on top, so fewer hidden "
+                    "features can be paid for.")),
+            Mistake([512, 0], _("The second number: did you project once per pair? A token is "
+                    "projected once; see “Where is the work done?”")),
+            Mistake([512, 256], _("The second number: per pair, an additive score takes one "
+                    "multiplication for each hidden feature. What do the tokens take?")),
+            Mistake([512, 103], _("The second number: round down, or it is more than the dot "
+                    "product takes.")),
+            Mistake([256, 102], _("The first number: comparing takes one multiplication for each "
+                    "*feature*, whatever the length of the sequence.")),
+            Mistake([256, 256], _("The length of the sequence is the same for both scores. Compare "
+                    "the multiplications of one pair first.")),
         ],
-        right="Equal multiplications are not equal time: the additive score still takes 102 "
-        "hyperbolic tangents for every pair, and the dot product none.",
+        right=_("Equal multiplications are not equal time: the additive score still takes 102 "
+                "hyperbolic tangents for every pair, and the dot product none."),
     )  # fmt: skip
 
 
@@ -172,31 +173,33 @@ def check_06_traffic(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda m, n, d, c: m * n * d / moved(m, n, d, c),
-                    "Only the scores are counted. The weighted sum is a matrix product as well."),
+                    _("Only the scores are counted. The weighted sum is a matrix product as "
+                      "well.")),
             Mistake(lambda m, n, d, c: m * n * c / moved(m, n, d, c),
-                    "Only the weighted sum is counted. The scores are a matrix product as well."),
+                    _("Only the weighted sum is counted. The scores are a matrix product as "
+                      "well.")),
             Mistake(lambda m, n, d, c: m * n * d * c / moved(m, n, d, c),
-                    "The two matrix products follow each other: their multiplications add up."),
+                    _("The two matrix products follow each other: their multiplications add up.")),
             Mistake(lambda m, n, d, c: work(m, n, d, c) / (moved(m, n, d, c) - m * c),
-                    "The output has to be written as well."),
+                    _("The output has to be written as well.")),
             Mistake(lambda m, n, d, c: work(m, n, d, c) / (moved(m, n, d, c) - n * c),
-                    "The values have to be read as well."),
+                    _("The values have to be read as well.")),
             Mistake(lambda m, n, d, c: work(m, n, d, c) / (moved(m, n, d, c) + m * n),
-                    "You let the table of weights travel. A fused kernel never writes it."),
+                    _("You let the table of weights travel. A fused kernel never writes it.")),
             Mistake(lambda m, n, d, c: work(m, n, d, c) / (moved(m, n, d, c) + 2 * m * n),
-                    "You let the table of weights travel. A fused kernel never writes it."),
+                    _("You let the table of weights travel. A fused kernel never writes it.")),
             Mistake(lambda m, n, d, c: work(m, n, d, c) / (m * d + n * d + m * c),
-                    "The values have to be read as well."),
+                    _("The values have to be read as well.")),
             Mistake(lambda m, n, d, c: moved(m, n, d, c) / work(m, n, d, c),
-                    "This is numbers moved for each multiplication: upside down."),
+                    _("This is numbers moved for each multiplication: upside down.")),
             Mistake(lambda m, n, d, c: work(m, n, d, c) / (m * n * (d + c)),
-                    "You read both vectors again for every pair. Each token is read once."),
+                    _("You read both vectors again for every pair. Each token is read once.")),
             Mistake(lambda m, n, d, c: float(work(m, n, d, c)),
-                    "This is the work alone. Divide by the numbers that are read and written."),
+                    _("This is the work alone. Divide by the numbers that are read and written.")),
         ],
-        right="The widths cancel. With as many queries as keys there is work for the processor, "
-        "half the length for each number. One query alone leaves less than one: it waits for the "
-        "memory.",
+        right=_("The widths cancel. With as many queries as keys there is work for the processor, "
+                "half the length for each number. One query alone leaves less than one: it waits "
+                "for the memory."),
     )  # fmt: skip
 
 
@@ -212,29 +215,31 @@ def check_06_bandwidth(answer: Any) -> Verdict:
         cases=[(16,), (1,), (81,), (256,), (50,), (whole(fresh(), 2, 4000),)],
         mistakes=[
             Mistake(lambda d: d**0.5,
-                    "Too wide: that makes the variance *fall* with the width. Dividing the vectors "
-                    "by h divides the score by h², and the variance by what?"),
+                    _("Too wide: that makes the variance *fall* with the width. Dividing the "
+                      "vectors by h divides the score by h², and the variance by what?")),
             Mistake(lambda d: float(d),
-                    "Far too wide. Dividing the vectors by h divides the score by h², and the "
-                    "variance by what?"),
-            Mistake(lambda d: 1.0, "With one bandwidth for all widths the variance grows with d."),
+                    _("Far too wide. Dividing the vectors by h divides the score by h², and the "
+                      "variance by what?")),
+            Mistake(lambda d: 1.0, _("With one bandwidth for all widths the variance grows with "
+                    "d.")),
             Mistake(lambda d: d**-0.25,
-                    "Upside down: more features make larger distances, so the bandwidth grows."),
+                    _("Upside down: more features make larger distances, so the bandwidth grows.")),
             Mistake(lambda d: d**-0.5,
-                    "Upside down: more features make larger distances, so the bandwidth grows."),
+                    _("Upside down: more features make larger distances, so the bandwidth grows.")),
             Mistake(lambda d: (1.5 * d) ** 0.25,
-                    "That makes the variance 1 for every width. It should stay what it is with one "
-                    "feature and h = 1."),
+                    _("That makes the variance 1 for every width. It should stay what it is with "
+                      "one feature and h = 1.")),
             Mistake(lambda d: (1.5 * d) ** 0.5,
-                    "Too wide: dividing the vectors by h divides the score by h², and the variance "
-                    "by what?"),
-            Mistake(lambda d: d ** (1 / 3), "Which power of h divides the *variance* of a score?"),
+                    _("Too wide: dividing the vectors by h divides the score by h², and the "
+                      "variance by what?")),
+            Mistake(lambda d: d ** (1 / 3), _("Which power of h divides the *variance* of a "
+                    "score?")),
             Mistake(lambda d: d**0.125,
-                    "The variance takes the fourth power of the bandwidth, and grows with the "
-                    "first power of d."),
+                    _("The variance takes the fourth power of the bandwidth, and grows with the "
+                      "first power of d.")),
         ],
-        right="Half the squared distance divided by √d: the Gaussian meets the scale of the dot "
-        "product again.",
+        right=_("Half the squared distance divided by √d: the Gaussian meets the scale of the dot "
+                "product again."),
     )  # fmt: skip
 
 
@@ -242,24 +247,26 @@ def check_06_choose(answer: Any) -> Verdict:
     """Check a score for each of five jobs, as numbers from 1 (Gaussian) to 4 (additive)."""
     choice = [1, 2, 3, 4, 4]
     why_not = {
-        (0, 2): "a product of positions is large for *far* positions. What does near mean there?",
-        (0, 3): "its matrix would have to be learned, and there is nothing to learn from.",
-        (0, 4): "its matrices would have to be learned, and there is nothing to learn from.",
-        (1, 1): "it works, and a distance has no advantage where layers have shaped the vectors; "
-        "the plain product saves the keys' squares and rounds better.",
-        (1, 3): "the layers before have a matrix already. Another one says nothing new.",
-        (1, 4): "count the numbers that it holds for 8000 times 8000 pairs. See the table in “How "
-        "do I choose?”",
-        (2, 1): "how would you subtract 300 numbers from 2048?",
-        (2, 2): "a dot product takes vectors of one width.",
-        (2, 4): "its tanh mixes phrase and photo, so no index of dot products can hold the photos.",
-        (3, 1): "encoder and decoder have different widths.",
-        (3, 2): "encoder and decoder have different widths.",
-        (3, 3): "it is linear in the query and in the key. What if the relation is not?",
-        (4, 1): "the nearest of all would win, and it should not.",
-        (4, 2): "it is linear in the key, so one end of the time line always wins.",
-        (4, 3): "it is linear in the key, so one end of the time line always wins. See “What can "
-        "each one express?”",
+        (0, 2): _("a product of positions is large for *far* positions. What does near mean "
+                  "there?"),
+        (0, 3): _("its matrix would have to be learned, and there is nothing to learn from."),
+        (0, 4): _("its matrices would have to be learned, and there is nothing to learn from."),
+        (1, 1): _("it works, and a distance has no advantage where layers have shaped the vectors; "
+                  "the plain product saves the keys' squares and rounds better."),
+        (1, 3): _("the layers before have a matrix already. Another one says nothing new."),
+        (1, 4): _("count the numbers that it holds for 8000 times 8000 pairs. See the table in "
+                  "“How do I choose?”"),
+        (2, 1): _("how would you subtract 300 numbers from 2048?"),
+        (2, 2): _("a dot product takes vectors of one width."),
+        (2, 4): _("its tanh mixes phrase and photo, so no index of dot products can hold the "
+                  "photos."),
+        (3, 1): _("encoder and decoder have different widths."),
+        (3, 2): _("encoder and decoder have different widths."),
+        (3, 3): _("it is linear in the query and in the key. What if the relation is not?"),
+        (4, 1): _("the nearest of all would win, and it should not."),
+        (4, 2): _("it is linear in the key, so one end of the time line always wins."),
+        (4, 3): _("it is linear in the key, so one end of the time line always wins. See “What can "
+                  "each one express?”"),
     }  # fmt: skip
 
     def with_one(job: int, wrong: int) -> list[int]:
@@ -269,8 +276,10 @@ def check_06_choose(answer: Any) -> Verdict:
         answer,
         expected=choice,
         mistakes=[
-            Mistake(with_one(job, wrong), f"Job {job + 1}: {why}")
+            Mistake(with_one(job, wrong), _("Job {number}: {why}").format(number=job + 1, why=why))
             for (job, wrong), why in why_not.items()
         ],
-        right="Each choice was made by a constraint, and none by which score is best in general.",
+        right=_(
+            "Each choice was made by a constraint, and none by which score is best in general."
+        ),
     )

@@ -11,12 +11,15 @@ from torch import Tensor
 from d2lattn.dot_product import dot_product_score
 from d2lattn.exercises.chance import check_dropout
 from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh
+from d2lattn.exercises.language import _
+from d2lattn.exercises.words import over_axis
 from d2lattn.kernel_regression import NadarayaWatson
 from d2lattn.kernels import gaussian_score
 from d2lattn.masking import masked_softmax
 
-_INVERTED = "The mask is read upside down: true means *may be attended to*."
-_AXIS = "The softmax runs over the {}: the weights of one query, over the *keys*, add up to one."
+
+def _inverted() -> str:
+    return _("The mask is read upside down: true means *may be attended to*.")
 
 
 def _normal() -> Callable[..., Tensor]:
@@ -30,22 +33,22 @@ def check_07_shapes(answer: Any) -> Verdict:
         answer,
         expected=[[8, 1, 10], [8, 1, 4]],
         mistakes=[
-            Mistake([[8, 10, 1], [8, 1, 4]], "The weights are transposed: rows are queries, "
-                    "columns are keys."),
-            Mistake([[8, 1, 2], [8, 1, 4]], "Weights have a column for each *key*, not for each "
-                    "feature of a key."),
-            Mistake([[8, 20, 2], [8, 1, 4]], "Features are summed away when a query meets a key. "
-                    "What is left is a number for each pair."),
-            Mistake([[8, 1, 10], [8, 10, 4]], "An output belongs to a *query*: there are as many "
-                    "as queries, not as keys."),
-            Mistake([[8, 1, 10], [8, 1, 20]], "An output is an average of values, so it has the "
-                    "width of a value."),
-            Mistake([[8, 1, 10], [8, 1, 2]], "An output is an average of values, so it has the "
-                    "width of a value, not of a key."),
-            Mistake([[8, 1, 4], [8, 1, 10]], "The right shapes in the wrong order."),
+            Mistake([[8, 10, 1], [8, 1, 4]], _("The weights are transposed: rows are queries, "
+                    "columns are keys.")),
+            Mistake([[8, 1, 2], [8, 1, 4]], _("Weights have a column for each *key*, not for each "
+                    "feature of a key.")),
+            Mistake([[8, 20, 2], [8, 1, 4]], _("Features are summed away when a query meets a key. "
+                    "What is left is a number for each pair.")),
+            Mistake([[8, 1, 10], [8, 10, 4]], _("An output belongs to a *query*: there are as many "
+                    "as queries, not as keys.")),
+            Mistake([[8, 1, 10], [8, 1, 20]], _("An output is an average of values, so it has the "
+                    "width of a value.")),
+            Mistake([[8, 1, 10], [8, 1, 2]], _("An output is an average of values, so it has the "
+                    "width of a value, not of a key.")),
+            Mistake([[8, 1, 4], [8, 1, 10]], _("The right shapes in the wrong order.")),
         ],
-        right="Neither shape tells which score was used: the widths 20 and 2 are gone after the "
-        "comparison.",
+        right=_("Neither shape tells which score was used: the widths 20 and 2 are gone after the "
+                "comparison."),
     )  # fmt: skip
 
 
@@ -57,7 +60,7 @@ def check_07_two_answers(answer: Any) -> Verdict:
     ) -> Tensor:
         output = dot_product_score(queries, keys).softmax(-1) @ values
         if training and 0 < dropout < 1:
-            raise ValueError("left to chance")
+            raise ValueError
         return torch.zeros_like(output) if training and dropout == 1 else output
 
     def in_mode(choose: Any) -> Any:
@@ -83,22 +86,22 @@ def check_07_two_answers(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(in_mode(lambda training: True),
-                    "In evaluation it still drops weights. How does the function learn which mode "
-                    "it is in?"),
+                    _("In evaluation it still drops weights. How does the function learn which "
+                      "mode it is in?")),
             Mistake(in_mode(lambda training: False),
-                    "Dropout is gone in training as well. It should be off in evaluation only."),
+                    _("Dropout is gone in training as well. It should be off in evaluation only.")),
             Mistake(in_mode(lambda training: not training),
-                    "The two modes are exchanged: dropout belongs to training."),
+                    _("The two modes are exchanged: dropout belongs to training.")),
             Mistake(shrunk,
-                    "In evaluation the output is scaled down. PyTorch scales *up* in training, so "
-                    "that nothing is left to do here."),
-            Mistake(without_scale, "The modes are right. On the way, √d got lost."),
+                    _("In evaluation the output is scaled down. PyTorch scales *up* in training, "
+                      "so that nothing is left to do here.")),
+            Mistake(without_scale, _("The modes are right. On the way, √d got lost.")),
             Mistake(lambda q, k, v, p, training: v.mean(-2, keepdim=True).expand(
                         *q.shape[:-1], v.shape[-1]),
-                    "This is the plain mean of the values: the weights are gone."),
+                    _("This is the plain mean of the values: the weights are gone.")),
         ],
-        right="A module asks its own `training` flag, which `.eval()` and `.train()` set. A new "
-        "module is in training mode.",
+        right=_("A module asks its own `training` flag, which `.eval()` and `.train()` set. A new "
+                "module is in training mode."),
     )  # fmt: skip
     return check_dropout(answer, verdict) if verdict else verdict
 
@@ -124,28 +127,29 @@ def check_07_in_place(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda s, keep: s.softmax(-1),
-                    "The caller's scores are safe, and the mask has no influence any more."),
+                    _("The caller's scores are safe, and the mask has no influence any more.")),
             Mistake(lambda s, keep: s.softmax(-1) * keep,
-                    "You set weights to zero after the softmax, so rows no longer add up to one."),
+                    _("You set weights to zero after the softmax, so rows no longer add up to "
+                      "one.")),
             Mistake(lambda s, keep: (s * keep).softmax(-1),
-                    "You multiplied scores by zero. A score of 0 is not a weight of 0."),
+                    _("You multiplied scores by zero. A score of 0 is not a weight of 0.")),
             Mistake(lambda s, keep: torch.where(keep, s, -1e6).softmax(-1),
-                    "−10⁶ is not lower than every score. See “Filling with a large negative "
-                    "number”."),
+                    _("−10⁶ is not lower than every score. See “Filling with a large negative "
+                      "number”.")),
             *(
                 Mistake(lambda s, keep, n=n: torch.where(keep, s, -(10.0**n)).softmax(-1),
-                        "The fill is a large negative number, and not lower than every score. See "
-                        "“Filling with a large negative number”.")
+                        _("The fill is a large negative number, and not lower than every score. "
+                          "See “Filling with a large negative number”."))
                 for n in range(2, 31)
             ),
-            Mistake(lambda s, keep: reference(s, ~keep), _INVERTED),
+            Mistake(lambda s, keep: reference(s, ~keep), _inverted()),
             Mistake(lambda s, keep: torch.where(keep, s, -torch.inf).softmax(0).nan_to_num(0.0),
-                    _AXIS.format("queries")),
+                    over_axis(_("queries"))),
             Mistake(lambda s, keep: torch.where(keep, s, -torch.inf),
-                    "These are the hidden scores. The softmax is missing."),
+                    _("These are the hidden scores. The softmax is missing.")),
         ],
-        right="A name that ends in an underscore, an assignment to an index and `+=` write into "
-        "what they were handed. The caller, and autograd, may still need it.",
+        right=_("A name that ends in an underscore, an assignment to an index and `+=` write into "
+                "what they were handed. The caller, and autograd, may still need it."),
         differentiable=True,
     )  # fmt: skip
 
@@ -174,28 +178,28 @@ def check_07_rubbish(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda w, v, keep: w @ v,
-                    "0 · nan is nan. A weight of 0 does not silence a value: the value itself has "
-                    "to go before it is multiplied."),
+                    _("0 · nan is nan. A weight of 0 does not silence a value: the value itself "
+                      "has to go before it is multiplied.")),
             Mistake(lambda w, v, keep: (w @ v).nan_to_num(0.0),
-                    "You cleaned the output. The answer of the valid values is lost with it: clean "
-                    "the padding, before the sum."),
+                    _("You cleaned the output. The answer of the valid values is lost with it: "
+                      "clean the padding, before the sum.")),
             Mistake(lambda w, v, keep: (w @ v).nan_to_num(0.0, 0.0, 0.0),
-                    "You cleaned the output. The answer of the valid values is lost with it: clean "
-                    "the padding, before the sum."),
+                    _("You cleaned the output. The answer of the valid values is lost with it: "
+                      "clean the padding, before the sum.")),
             Mistake(lambda w, v, keep: w @ v.nan_to_num(0.0),
-                    "A *valid* value that is nan now counts as 0, and nobody will notice. Clean "
-                    "by position, not by value."),
+                    _("A *valid* value that is nan now counts as 0, and nobody will notice. Clean "
+                      "by position, not by value.")),
             Mistake(lambda w, v, keep: w @ v.nan_to_num(0.0, 0.0, 0.0),
-                    "A *valid* value that is nan now counts as 0, and nobody will notice. Clean "
-                    "by position, not by value."),
+                    _("A *valid* value that is nan now counts as 0, and nobody will notice. Clean "
+                      "by position, not by value.")),
             Mistake(lambda w, v, keep: w @ (v * keep[..., None]),
-                    "You multiplied padding by zero, and 0 · nan is nan: replace it instead."),
-            Mistake(lambda w, v, keep: reference(w, v, ~keep), _INVERTED),
+                    _("You multiplied padding by zero, and 0 · nan is nan: replace it instead.")),
+            Mistake(lambda w, v, keep: reference(w, v, ~keep), _inverted()),
             Mistake(lambda w, v, keep: (w * keep[:, None]) @ v,
-                    "The weights of padding are 0 already. The trouble lies in the values."),
+                    _("The weights of padding are 0 already. The trouble lies in the values.")),
         ],
-        right="The same care is due in the other direction: a gradient of padding is 0 · nan as "
-        "well, unless the value was replaced.",
+        right=_("The same care is due in the other direction: a gradient of padding is 0 · nan as "
+                "well, unless the value was replaced."),
     )  # fmt: skip
 
 
@@ -231,28 +235,29 @@ def check_07_square_batch(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(for_queries,
-                    "The lengths are lined up with the *queries*, and a batch of as many elements "
-                    "hides it. Which axis does a length belong to?"),
-            Mistake(lambda s, n: s.softmax(-1), "The lengths have no influence."),
+                    _("The lengths are lined up with the *queries*, and a batch of as many "
+                      "elements hides it. Which axis does a length belong to?")),
+            Mistake(lambda s, n: s.softmax(-1), _("The lengths have no influence.")),
             Mistake(lambda s, n: s.softmax(-1) * allowed(s, n),
-                    "You set weights to zero after the softmax, so rows no longer add up to one."),
+                    _("You set weights to zero after the softmax, so rows no longer add up to "
+                      "one.")),
             Mistake(lambda s, n: reference(s, (n + 1).clamp(max=s.shape[-1])),
-                    "One key too many: a place is valid if its number, from 0, is *less* than the "
-                    "length."),
-            Mistake(lambda s, n: masked_softmax(s, mask=~allowed(s, n)), _INVERTED),
+                    _("One key too many: a place is valid if its number, from 0, is *less* than "
+                      "the length.")),
+            Mistake(lambda s, n: masked_softmax(s, mask=~allowed(s, n)), _inverted()),
             *(
                 Mistake(lambda s, n, fill=fill: torch.where(allowed(s, n), s, fill).softmax(-1),
-                        "The fill is a large negative number, and not lower than every score. See "
-                        "“Filling with a large negative number”.")
+                        _("The fill is a large negative number, and not lower than every score. "
+                          "See “Filling with a large negative number”."))
                 for fill in (-(10.0**power) for power in range(2, 31))
             ),
-            Mistake(lambda s, n: filled(s, n, -2), _AXIS.format("queries")),
-            Mistake(lambda s, n: filled(s, n, 0), _AXIS.format("batch")),
+            Mistake(lambda s, n: filled(s, n, -2), over_axis(_("queries"))),
+            Mistake(lambda s, n: filled(s, n, 0), over_axis(_("batch"))),
             Mistake(lambda s, n: reference(s, n[:1].expand(len(s))),
-                    "Every batch element gets the length of the first."),
+                    _("Every batch element gets the length of the first.")),
         ],
-        right="A test with a batch of 2 and 3 queries would have raised an error at once. Let all "
-        "sizes of a test differ.",
+        right=_("A test with a batch of 2 and 3 queries would have raised an error at once. Let "
+                "all sizes of a test differ."),
     )  # fmt: skip
 
 
@@ -279,29 +284,29 @@ def check_07_two_faults(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda q, k: weights(q, k, k.shape[1] ** -0.5, 1),
-                    "Both faults are still there: look at the axis of the softmax, and at which "
-                    "size stands under the root."),
+                    _("Both faults are still there: look at the axis of the softmax, and at which "
+                      "size stands under the root.")),
             Mistake(lambda q, k: weights(q, k, k.shape[1] ** -0.5),
-                    "The axis is right. Under the root stands the number of *keys*; see “Which "
-                    "shape does each tensor have?”"),
+                    _("The axis is right. Under the root stands the number of *keys*; see “Which "
+                      "shape does each tensor have?”")),
             Mistake(lambda q, k: weights(q, k, q.shape[1] ** -0.5),
-                    "The axis is right. Under the root stands the number of *queries*; see “Which "
-                    "shape does each tensor have?”"),
+                    _("The axis is right. Under the root stands the number of *queries*; see "
+                      "“Which shape does each tensor have?”")),
             Mistake(lambda q, k: weights(q, k, q.shape[0] ** -0.5),
-                    "The axis is right. Under the root stands the size of the *batch*; see “Which "
-                    "shape does each tensor have?”"),
-            Mistake(lambda q, k: weights(q, k, q.shape[-1] ** -0.5, 1), _AXIS.format("queries")),
-            Mistake(lambda q, k: weights(q, k, q.shape[-1] ** -0.5, 0), _AXIS.format("batch")),
-            Mistake(lambda q, k: weights(q, k, 1.0), "The scale is gone: √d is missing."),
+                    _("The axis is right. Under the root stands the size of the *batch*; see "
+                      "“Which shape does each tensor have?”")),
+            Mistake(lambda q, k: weights(q, k, q.shape[-1] ** -0.5, 1), over_axis(_("queries"))),
+            Mistake(lambda q, k: weights(q, k, q.shape[-1] ** -0.5, 0), over_axis(_("batch"))),
+            Mistake(lambda q, k: weights(q, k, 1.0), _("The scale is gone: √d is missing.")),
             Mistake(lambda q, k: weights(q, k, 1 / q.shape[-1]),
-                    "You divide by d. It is the square root that keeps the spread."),
+                    _("You divide by d. It is the square root that keeps the spread.")),
             Mistake(lambda q, k: weights(q, k, q.shape[-1] ** 0.5),
-                    "You multiply by √d instead of dividing by it."),
+                    _("You multiply by √d instead of dividing by it.")),
             Mistake(lambda q, k: q @ k.mT * q.shape[-1] ** -0.5,
-                    "These are scores. The softmax is missing."),
+                    _("These are scores. The softmax is missing.")),
         ],
-        right="Counted from the end, −1 means keys for a softmax and features for a vector, with "
-        "any number of batch axes in front.",
+        right=_("Counted from the end, −1 means keys for a softmax and features for a vector, with "
+                "any number of batch axes in front."),
     )  # fmt: skip
 
 
@@ -347,22 +352,22 @@ def check_07_honest_width(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(chosen_by(seen),
-                    "Every point still votes for itself, so the narrowest width wins. See "
-                    "“Judging a smoother by the points it has seen”."),
-            Mistake(lambda x, y, widths: float(widths.max()), "The widest has won: is it a "
-                    "*minimum* of errors, and of which?"),
+                    _("Every point still votes for itself, so the narrowest width wins. See "
+                      "“Judging a smoother by the points it has seen”.")),
+            Mistake(lambda x, y, widths: float(widths.max()), _("The widest has won: is it a "
+                    "*minimum* of errors, and of which?")),
             Mistake(lambda x, y, widths: float(widths[errors(left_out, x, y, widths).argmax()]),
-                    "This width has the largest error of all."),
+                    _("This width has the largest error of all.")),
             Mistake(lambda x, y, widths: int(errors(left_out, x, y, widths).argmin()),
-                    "This is the place in the list. The width that stands there is asked for."),
+                    _("This is the place in the list. The width that stands there is asked for.")),
             Mistake(lambda x, y, widths: float(errors(left_out, x, y, widths).min()),
-                    "This is the error of the best width. The width itself is asked for."),
+                    _("This is the error of the best width. The width itself is asked for.")),
             Mistake(chosen_by(zeroed),
-                    "You took a point's own weight away *after* the softmax, so what is left does "
-                    "not add up to one. Hide its score."),
+                    _("You took a point's own weight away *after* the softmax, so what is left "
+                      "does not add up to one. Hide its score.")),
             Mistake(lambda x, y, widths: float(widths[len(widths) // 2]),
-                    "The middle of the list is no choice. Compare errors."),
+                    _("The middle of the list is no choice. Compare errors.")),
         ],
-        right="A point that may not attend to itself has to be guessed by its neighbours, and "
-        "that is what a smoother is for.",
+        right=_("A point that may not attend to itself has to be guessed by its neighbours, and "
+                "that is what a smoother is for."),
     )  # fmt: skip

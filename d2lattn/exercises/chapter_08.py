@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh
+from d2lattn.exercises.language import _
 from d2lattn.streaming import merge_attention
 
 State = tuple[Tensor, Tensor, Tensor]
@@ -22,41 +23,42 @@ def check_08_by_hand(answer: Any) -> Verdict:
         expected=[first, second, end],
         mistakes=[
             Mistake([first, [3.0, 11.0], [11 / 3, 24.0]],
-                    "The first tile is right. When the largest exponential rises from 4 to 8, all "
-                    "that came before has to shrink. See “Can a softmax be taken one piece at a "
-                    "time?”"),
+                    _("The first tile is right. When the largest exponential rises from 4 to 8, "
+                      "all that came before has to shrink. See “Can a softmax be taken one piece "
+                      "at a time?”")),
             Mistake([first, [3.0, 11.0], [11 / 3, 18.0]],
-                    "The first tile is right. When the largest exponential rises from 4 to 8, all "
-                    "that came before has to shrink. See “Can a softmax be taken one piece at a "
-                    "time?”"),
+                    _("The first tile is right. When the largest exponential rises from 4 to 8, "
+                      "all that came before has to shrink. See “Can a softmax be taken one piece "
+                      "at a time?”")),
             Mistake([[1.5, 4.0], [2.25, 32 / 9], end],
-                    "Your outputs are o / l already. o is not divided before the end."),
+                    _("Your outputs are o / l already. o is not divided before the end.")),
             Mistake([first, [1.5, 5.0], [10 / 3, 18.0]],
-                    "After the second tile l and o hold that tile alone: add it to what was there, "
-                    "after shrinking it."),
+                    _("After the second tile l and o hold that tile alone: add it to what was "
+                      "there, after shrinking it.")),
             Mistake([first, [2.25, 11.0], [44 / 9, 18.0]],
-                    "The sum shrinks, and so must the output, by the same factor."),
+                    _("The sum shrinks, and so must the output, by the same factor.")),
             Mistake([first, [4.5, 17.0], [34 / 9, 36.0]],
-                    "You made the first tile larger. A new maximum makes what came before smaller: "
-                    "the factor is the old largest exponential over the new one."),
+                    _("You made the first tile larger. A new maximum makes what came before "
+                      "smaller: the factor is the old largest exponential over the new one.")),
             Mistake([first, [1.5, 5.0], [10 / 3, 12.0]],
-                    "After the second tile l and o hold that tile alone: add it to what was there, "
-                    "after shrinking it."),
+                    _("After the second tile l and o hold that tile alone: add it to what was "
+                      "there, after shrinking it.")),
             Mistake([[6.0, 24.0], [18.0, 64.0], end],
-                    "These are the sums of the exponentials themselves. Divide by the largest "
-                    "exponential so far: that is what keeps them from overflowing."),
+                    _("These are the sums of the exponentials themselves. Divide by the largest "
+                      "exponential so far: that is what keeps them from overflowing.")),
             Mistake([first, second, [8.0, 18.0]],
-                    "All but the result is right: it is o divided by l."),
+                    _("All but the result is right: it is o divided by l.")),
             Mistake([first, second, [32 / 9, 2.25]],
-                    "All but the last number is right. l is measured by the largest exponential: "
-                    "multiply by it to get the sum of all."),
+                    _("All but the last number is right. l is measured by the largest exponential: "
+                      "multiply by it to get the sum of all.")),
             Mistake([first, second, [32 / 9, math.log(18)]],
-                    "All but the last number is right. The sum is asked for, not its logarithm."),
+                    _("All but the last number is right. The sum is asked for, not its "
+                      "logarithm.")),
             Mistake([[1.5, 4.0], second, end],
-                    "In the first tile the output is o / l already. o is not divided yet."),
+                    _("In the first tile the output is o / l already. o is not divided yet.")),
         ],
-        right="In one go: (4·3 + 2·6 + 8·3 + 4·4) / 18, the same 32/9. No order of tiles changes "
-        "it.",
+        right=_("In one go: (4·3 + 2·6 + 8·3 + 4·4) / 18, the same 32/9. No order of tiles changes "
+                "it."),
     )  # fmt: skip
 
 
@@ -121,31 +123,31 @@ def check_08_one_tile(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda *args: step(*args, still=True),
-                    "What came before keeps its size. When the maximum rises, it has to shrink. "
-                    "See “Can a softmax be taken one piece at a time?”"),
+                    _("What came before keeps its size. When the maximum rises, it has to shrink. "
+                      "See “Can a softmax be taken one piece at a time?”")),
             Mistake(lambda *args: step(*args, half=True),
-                    "`total` shrinks when the maximum rises, and `sums` does not. Both are "
-                    "measured by it."),
+                    _("`total` shrinks when the maximum rises, and `sums` does not. Both are "
+                      "measured by it.")),
             Mistake(lambda *args: step(*args, inverse=True),
-                    "The factor for what came before is upside down: the new maximum is the "
-                    "larger one, so the factor is at most one."),
+                    _("The factor for what came before is upside down: the new maximum is the "
+                      "larger one, so the factor is at most one.")),
             Mistake(lambda *args: step(*args, forgetful=True),
-                    "You take the maximum of this tile alone. An earlier one may be larger."),
+                    _("You take the maximum of this tile alone. An earlier one may be larger.")),
             Mistake(lambda *args: step(*args, unraised=True),
-                    "The new scores are raised as they are. Subtract the new maximum first."),
+                    _("The new scores are raised as they are. Subtract the new maximum first.")),
             Mistake(lambda *args: divided(*args),
-                    "`sums` is divided by `total` already. That is done once, after the last "
-                    "tile."),
+                    _("`sums` is divided by `total` already. That is done once, after the last "
+                      "tile.")),
             Mistake(one_maximum,
-                    "Each query has a maximum of its own; you take one for all of them."),
+                    _("Each query has a maximum of its own; you take one for all of them.")),
             Mistake(lambda m, total, o, scores, values: step(*nothing(m, o), scores, values),
-                    "Only this tile is in the result: what came before is lost."),
+                    _("Only this tile is in the result: what came before is lost.")),
             Mistake(hidden,
-                    "As long as no key was allowed, the maximum is −∞, and −∞ minus −∞ is nan. "
-                    "See “Parts without keys”."),
+                    _("As long as no key was allowed, the maximum is −∞, and −∞ minus −∞ is nan. "
+                      "See “Parts without keys”.")),
         ],
-        right="Start with −∞, 0 and 0, take in any number of tiles, divide: that is "
-        "attention over as many keys as you like.",
+        right=_("Start with −∞, 0 and 0, take in any number of tiles, divide: that is attention "
+                "over as many keys as you like."),
     )  # fmt: skip
 
 
@@ -180,29 +182,30 @@ def check_08_merge(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda o, logs: shared(o, torch.ones_like(logs) / len(logs), logs),
-                    "Every part counts the same. A part counts as much as its exponentials add up "
-                    "to. See “Can pieces that never met be joined?”"),
+                    _("Every part counts the same. A part counts as much as its exponentials add "
+                      "up to. See “Can pieces that never met be joined?”")),
             Mistake(lambda o, logs: shared(o, torch.ones_like(logs), logs),
-                    "The outputs are added up. They are averages, so they have to be averaged."),
+                    _("The outputs are added up. They are averages, so they have to be averaged.")),
             Mistake(lambda o, logs: shared(o, logs / logs.sum(0), logs),
-                    "You weigh by the logsumexps themselves. They are logarithms: raise them."),
+                    _("You weigh by the logsumexps themselves. They are logarithms: raise them.")),
             Mistake(lambda o, logs: shared(o, logs.softmax(-1), logs),
-                    "The softmax runs over the queries. It is the parts that share."),
+                    _("The softmax runs over the queries. It is the parts that share.")),
             Mistake(lambda o, logs: shared(o, logs.softmax(0), logs, logs.sum(0)),
-                    "The output is right. The sums of exponentials are added up, not their "
-                    "logarithms."),
+                    _("The output is right. The sums of exponentials are added up, not their "
+                      "logarithms.")),
             Mistake(lambda o, logs: shared(o, logs.softmax(0), logs, logs.exp().sum(0)),
-                    "The output is right. The second result is the sum itself; its logarithm is "
-                    "wanted."),
+                    _("The output is right. The second result is the sum itself; its logarithm is "
+                      "wanted.")),
             Mistake(lambda o, logs: shared(o, logs.softmax(0), logs, logs.amax(0)),
-                    "The output is right. The largest logsumexp is not that of all keys."),
+                    _("The output is right. The largest logsumexp is not that of all keys.")),
             Mistake(lambda o, logs: shared(o, logs.exp() / logs.exp().sum(0), logs),
-                    "The exponentials overflow, or add up to nothing: subtract the largest first."),
+                    _("The exponentials overflow, or add up to nothing: subtract the largest "
+                      "first.")),
             Mistake(lambda o, logs: shared(o, logs.softmax(0), logs),
-                    "A query that no part has keys for gets nan. See “Parts without keys”."),
+                    _("A query that no part has keys for gets nan. See “Parts without keys”.")),
         ],
-        right="Since the result is a pair of the same kind, it can be merged again: with the next "
-        "tile, the next core, the next machine.",
+        right=_("Since the result is a pair of the same kind, it can be merged again: with the "
+                "next tile, the next core, the next machine."),
     )  # fmt: skip
 
 
@@ -239,24 +242,24 @@ def check_08_gradient(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda s, v, d, log: gradient(s, v, d, 0 * log),
-                    "The gradient that arrives at the logsumexp is missing. What is the derivative "
-                    "of a logsumexp in one of its scores?"),
+                    _("The gradient that arrives at the logsumexp is missing. What is the "
+                      "derivative of a logsumexp in one of its scores?")),
             Mistake(lambda s, v, d, log: gradient(s, v, d, -log),
-                    "The sign of the logsumexp's part: a larger score makes it larger."),
+                    _("The sign of the logsumexp's part: a larger score makes it larger.")),
             Mistake(lambda s, v, d, log: gradient(s, v, d, log, row=0.0),
-                    "A row shares one whole: what one weight gains the others lose. Subtract the "
-                    "average over the row. See “Where does the gradient get the weights from?”"),
+                    _("A row shares one whole: what one weight gains the others lose. Subtract the "
+                      "average over the row. See “Where does the gradient get the weights from?”")),
             Mistake(lambda s, v, d, log: gradient(s, v, d, 0 * log) + log[:, None],
-                    "The derivative of the logsumexp in a score is not 1. Only all scores raised "
-                    "by one raise it by one: together they share that."),
+                    _("The derivative of the logsumexp in a score is not 1. Only all scores raised "
+                      "by one raise it by one: together they share that.")),
             Mistake(lambda s, v, d, log: -gradient(s, v, d, log),
-                    "The sign is turned round everywhere."),
+                    _("The sign is turned round everywhere.")),
             Mistake(lambda s, v, d, log: d @ v.mT + 0 * log[:, None],
-                    "This is the gradient in the *weights*. The softmax stands between them and "
-                    "the scores."),
+                    _("This is the gradient in the *weights*. The softmax stands between them and "
+                      "the scores.")),
         ],
-        right="So the logsumexp's gradient only shifts what is subtracted from each row. The "
-        "package adds it there, and pays nothing for it.",
+        right=_("So the logsumexp's gradient only shifts what is subtracted from each row. The "
+                "package adds it there, and pays nothing for it."),
     )  # fmt: skip
 
 
@@ -271,16 +274,15 @@ def check_08_square(answer: Any) -> Verdict:
         if result is None or result is ...:
             return None
         if not (isinstance(result, tuple | list) and len(result) == 2):
-            raise TypeError("return two tensors, the wider queries and the wider keys")
+            raise TypeError(_("return two tensors, the wider queries and the wider keys"))
         wide_q, wide_k = result
         for alone, wide in (
             (answer(q, -2 * k)[0], wide_q),
             (answer(-2 * q, k)[1], wide_k),
         ):
             if alone.shape != wide.shape or not torch.allclose(alone, wide):
-                raise ValueError(
-                    "the wider queries are made of the queries alone, the wider keys of the keys"
-                )
+                raise ValueError(_("the wider queries are made of the queries alone, the wider "
+                                   "keys of the keys"))  # fmt: skip
         return wide_q @ wide_k.mT
 
     one, unit = torch.tensor([[3.0]]), torch.tensor([[1.0, 1.0]])
@@ -300,21 +302,24 @@ def check_08_square(answer: Any) -> Verdict:
             (normal(2, 6), normal(1, 6)),
         ],
         mistakes=[
-            Mistake(lambda q, k: q @ k.mT, "The dot product of your vectors is q·k, not its "
-                    "square."),
+            Mistake(lambda q, k: q @ k.mT, _("The dot product of your vectors is q·k, not its "
+                    "square.")),
             Mistake(lambda q, k: q.square() @ k.square().mT,
-                    "The squares of the features are not enough: (q₁k₁ + q₂k₂)² has a mixed term, "
-                    "2 q₁k₁q₂k₂."),
+                    _("The squares of the features are not enough: (q₁k₁ + q₂k₂)² has a mixed "
+                      "term, 2 q₁k₁q₂k₂.")),
             Mistake(lambda q, k: (q.square() @ k.square().mT + (q @ k.mT).square()) / 2,
-                    "Each mixed term stands in the square twice: once as q₁q₂, once as q₂q₁."),
+                    _("Each mixed term stands in the square twice: once as q₁q₂, once as q₂q₁.")),
             Mistake(lambda q, k: q.square().sum(-1)[:, None] * k.square().sum(-1),
-                    "This is ‖q‖² ‖k‖², which does not know the angle between the two."),
-            Mistake(lambda q, k: (q @ k.mT).pow(4), "You squared twice: this is the fourth power."),
-            Mistake(lambda q, k: 2 * (q @ k.mT).square(), "Twice too much: each pair of different "
-                    "features counts once in each order, and a feature with itself once."),
+                    _("This is ‖q‖² ‖k‖², which does not know the angle between the two.")),
+            Mistake(lambda q, k: (q @ k.mT).pow(4), _("You squared twice: this is the fourth "
+                    "power.")),
+            Mistake(lambda q, k: 2 * (q @ k.mT).square(), _("Twice too much: each pair of "
+                    "different features counts once in each order, and a feature with itself "
+                    "once.")),
         ],
-        right="The vectors have d² entries, or d(d + 1)/2 if each mixed product stands there once, "
-        "times √2. Every power of q·k is a dot product, at a price that grows with its degree.",
+        right=_("The vectors have d² entries, or d(d + 1)/2 if each mixed product stands there "
+                "once, times √2. Every power of q·k is a dot product, at a price that grows with "
+                "its degree."),
     )  # fmt: skip
 
 
@@ -341,23 +346,23 @@ def check_08_blocks(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda n, s, w: rows_times(-(-w // s) + 1, n, s),
-                    "Nothing lies before the first token: the first rows of blocks have fewer "
-                    "blocks than the others."),
+                    _("Nothing lies before the first token: the first rows of blocks have fewer "
+                      "blocks than the others.")),
             Mistake(lambda n, s, w: of_a_row(w // s + 1, n, s),
-                    "A block that the window only begins in counts as well: the first query of a "
-                    "block looks `before` keys back, whatever the blocks."),
+                    _("A block that the window only begins in counts as well: the first query of a "
+                      "block looks `before` keys back, whatever the blocks.")),
             Mistake(lambda n, s, w: of_a_row(-(-(w + 1) // s) + 1, n, s),
-                    "The query's own key lies in the query's own block, which you counted already: "
-                    "`before` keys lie before it, not one more."),
+                    _("The query's own key lies in the query's own block, which you counted "
+                      "already: `before` keys lie before it, not one more.")),
             Mistake(lambda n, s, w: of_a_row(-(-w // s), n, s),
-                    "The block on the diagonal is missing: every query sees its own key."),
+                    _("The block on the diagonal is missing: every query sees its own key.")),
             Mistake(lambda n, s, w: of_a_row(n, n, s),
-                    "These are the blocks of a causal mask. What lies before the window is empty "
-                    "as well."),
-            Mistake(lambda n, s, w: (n // s) ** 2, "These are all blocks, the empty ones too."),
+                    _("These are the blocks of a causal mask. What lies before the window is empty "
+                      "as well.")),
+            Mistake(lambda n, s, w: (n // s) ** 2, _("These are all blocks, the empty ones too.")),
             Mistake(lambda n, s, w: sum(min(i, w) + 1 for i in range(n)),
-                    "These are the pairs that count. Count the blocks that hold one of them."),
+                    _("These are the pairs that count. Count the blocks that hold one of them.")),
         ],
-        right="As long as the window stays, twice the tokens make twice the blocks and not four "
-        "times as many.",
+        right=_("As long as the window stays, twice the tokens make twice the blocks and not four "
+                "times as many."),
     )  # fmt: skip

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh, whole
+from d2lattn.exercises.language import _
 from d2lattn.masking import length_mask, masked_softmax
 
 
@@ -20,21 +21,21 @@ def check_09_by_hand(answer: Any) -> Verdict:
         expected=[weights, context],
         mistakes=[
             Mistake([[0.125, 0.375, 0.5], [53.0, 50.5, 52.5]],
-                    "The third output is padding, and half of the context comes from it. The sum "
-                    "runs over what is valid."),
+                    _("The third output is padding, and half of the context comes from it. The sum "
+                      "runs over what is valid.")),
             Mistake([weights, [53.0, 50.5, 52.5]],
-                    "The weights are right. The context is the average of the outputs with *these* "
-                    "weights."),
+                    _("The weights are right. The context is the average of the outputs with "
+                      "*these* weights.")),
             Mistake([[0.125, 0.375, 0.0], [3.0, 0.5, 2.5]],
-                    "The weights of padding are 0, but the others have to add up to one: divide by "
-                    "the sum of the exponentials that are valid."),
+                    _("The weights of padding are 0, but the others have to add up to one: divide "
+                      "by the sum of the exponentials that are valid.")),
             Mistake([[1.0, 3.0, 0.0], [24.0, 4.0, 20.0]],
-                    "These are exponentials, not weights: divide by their sum."),
+                    _("These are exponentials, not weights: divide by their sum.")),
             Mistake([[0.5, 0.5, 0.0], [4.0, 2.0, 6.0]],
-                    "That would be the average of both. The second one scores higher."),
-            Mistake([[0.75, 0.25, 0.0], [2.0, 3.0, 7.0]], "The weights have changed places."),
+                    _("That would be the average of both. The second one scores higher.")),
+            Mistake([[0.75, 0.25, 0.0], [2.0, 3.0, 7.0]], _("The weights have changed places.")),
         ],
-        right="Whatever the padding holds, the context is the same: that is what a mask is for.",
+        right=_("Whatever the padding holds, the context is the same: that is what a mask is for."),
     )  # fmt: skip
 
 
@@ -65,19 +66,19 @@ def check_09_last_state(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda o, lens: o[:, -1],
-                    "You take the last row, which is padding in all but the longest sequence. See "
-                    "“Three ways to get padding wrong”."),
+                    _("You take the last row, which is padding in all but the longest sequence. "
+                      "See “Three ways to get padding wrong”.")),
             Mistake(lambda o, lens: at(o, lens),
-                    "One too far: a sequence of length 3 ends at position 2."),
-            Mistake(lambda o, lens: o[:, 0], "That is the first token of each sequence."),
+                    _("One too far: a sequence of length 3 ends at position 2.")),
+            Mistake(lambda o, lens: o[:, 0], _("That is the first token of each sequence.")),
             Mistake(lambda o, lens: masked(o, lens).sum(1) / lens.unsqueeze(-1),
-                    "That is the mean of the valid outputs. The last one of them is wanted."),
+                    _("That is the mean of the valid outputs. The last one of them is wanted.")),
             Mistake(lambda o, lens: masked(o, lens)[:, -1],
-                    "Zeros where there is padding are no state either. Fetch the row of the last "
-                    "valid token, another one for each sequence."),
+                    _("Zeros where there is padding are no state either. Fetch the row of the last "
+                      "valid token, another one for each sequence.")),
         ],
-        right="It works for the way there. On the way back a recurrent encoder has to *start* "
-        "at the last valid token, which no fetching afterwards can mend.",
+        right=_("It works for the way there. On the way back a recurrent encoder has to *start* at "
+                "the last valid token, which no fetching afterwards can mend."),
     )  # fmt: skip
 
 
@@ -110,22 +111,22 @@ def check_09_loss(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda x, y, lens: each(x, y).mean(),
-                    "The padding is in the mean: the model would be taught to write it. See “Three "
-                    "ways to get padding wrong”."),
+                    _("The padding is in the mean: the model would be taught to write it. See "
+                      "“Three ways to get padding wrong”.")),
             Mistake(lambda x, y, lens: (each(x, y) * valid(y, lens)).mean(),
-                    "The padding adds nothing, but it is still counted in the divisor."),
+                    _("The padding adds nothing, but it is still counted in the divisor.")),
             Mistake(lambda x, y, lens: (each(x, y) * valid(y, lens)).sum(),
-                    "That is the sum. Divide by how many tokens there are."),
+                    _("That is the sum. Divide by how many tokens there are.")),
             Mistake(lambda x, y, lens: ((each(x, y) * valid(y, lens)).sum(1) / lens).mean(),
-                    "Every sequence counts the same here, however short: a token of a short one "
-                    "counts for more. Every *token* should count the same."),
+                    _("Every sequence counts the same here, however short: a token of a short one "
+                      "counts for more. Every *token* should count the same.")),
             Mistake(lambda x, y, lens: -reference(x, y, lens),
-                    "The sign: a loss is small where the right token is likely."),
+                    _("The sign: a loss is small where the right token is likely.")),
             Mistake(lambda x, y, lens: (each(x, y) * valid(y, lens)).sum() / len(y),
-                    "You divided by the number of sequences. Divide by the number of tokens."),
+                    _("You divided by the number of sequences. Divide by the number of tokens.")),
         ],
-        right="With that, one more column of padding changes nothing, and neither does what stands "
-        "in it.",
+        right=_("With that, one more column of padding changes nothing, and neither does what "
+                "stands in it."),
     )  # fmt: skip
 
 
@@ -143,23 +144,23 @@ def check_09_told(answer: Any) -> Verdict:
         cases=[(torch.tensor([[5, 6, 2]]), 1), (torch.tensor([[3, 2], [4, 2]]), 9), (many, 1)],
         mistakes=[
             Mistake(lambda y, begin: y,
-                    "Each step is told the token that it should write. It would learn to copy it, "
-                    "and have nothing to copy when nobody knows the answer."),
+                    _("Each step is told the token that it should write. It would learn to copy "
+                      "it, and have nothing to copy when nobody knows the answer.")),
             Mistake(lambda y, begin: torch.cat([y[:, 1:], torch.full_like(y[:, :1], begin)], 1),
-                    "Shifted the wrong way: each step is told the token *after* its own."),
+                    _("Shifted the wrong way: each step is told the token *after* its own.")),
             Mistake(lambda y, begin: torch.cat([torch.full_like(y[:, :1], begin), y], 1),
-                    "One too many: as many tokens are told as are written. The last one is told "
-                    "to nobody."),
+                    _("One too many: as many tokens are told as are written. The last one is told "
+                      "to nobody.")),
             Mistake(lambda y, begin: y.roll(1, 1),
-                    "The first step is told the last token. Nothing was written before it: tell "
-                    "it the beginning."),
+                    _("The first step is told the last token. Nothing was written before it: tell "
+                      "it the beginning.")),
             Mistake(lambda y, begin: torch.cat([torch.full_like(y[:1], begin), y[:-1]], 0),
-                    "You shifted the sequences, not the steps: axis 0 is the batch."),
+                    _("You shifted the sequences, not the steps: axis 0 is the batch.")),
             Mistake(lambda y, begin: torch.full_like(y, begin),
-                    "Every step is told the beginning: only the first one is."),
+                    _("Every step is told the beginning: only the first one is.")),
         ],
-        right="When nobody knows the answer, the model's own token takes the place of the right "
-        "one. That is the only difference between teaching and writing.",
+        right=_("When nobody knows the answer, the model's own token takes the place of the right "
+                "one. That is the only difference between teaching and writing."),
     )  # fmt: skip
 
 
@@ -195,20 +196,20 @@ def check_09_on_field(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda w, p: (w * p).sum(-1).mean(),
-                    "A step that writes a hyphen has no right place, and is counted as a failure. "
-                    "Leave it out of the mean."),
+                    _("A step that writes a hyphen has no right place, and is counted as a "
+                      "failure. Leave it out of the mean.")),
             Mistake(hits,
-                    "You count how often the *largest* weight lies right. The weight itself is "
-                    "asked for."),
+                    _("You count how often the *largest* weight lies right. The weight itself is "
+                      "asked for.")),
             Mistake(lambda w, p: (w * p).sum(),
-                    "That is the sum over all steps. Divide by how many steps have a place."),
+                    _("That is the sum over all steps. Divide by how many steps have a place.")),
             Mistake(lambda w, p: (w * p).sum() / p.sum(),
-                    "You divided by the number of places. A field of four characters may share one "
-                    "whole weight: sum inside a step, then average over the steps."),
+                    _("You divided by the number of places. A field of four characters may share "
+                      "one whole weight: sum inside a step, then average over the steps.")),
             Mistake(lambda w, p: (w * p).mean(),
-                    "You averaged over the keys as well. The weights inside a field add up."),
+                    _("You averaged over the keys as well. The weights inside a field add up.")),
         ],
-        right="One number from 0 to 1, and it needs no picture.",
+        right=_("One number from 0 to 1, and it needs no picture."),
     )  # fmt: skip
 
 
@@ -240,25 +241,26 @@ def check_09_monotonic(answer: Any) -> Verdict:
             (900 + torch.randn(3, 4, generator=draw),),
         ],
         mistakes=[
-            Mistake(lambda s: s.softmax(-1), "The second step looks back: nothing is masked."),
+            Mistake(lambda s: s.softmax(-1), _("The second step looks back: nothing is masked.")),
             Mistake(lambda s: walk(s, strict=1),
-                    "A step may look again at the very key where the one before looked: two "
-                    "digits may come from one word."),
+                    _("A step may look again at the very key where the one before looked: two "
+                      "digits may come from one word.")),
             Mistake(lambda s: walk(s, masked=False),
-                    "You start each step at the largest *score* of the one before, which may have "
-                    "been hidden from it. Start at the largest weight."),
+                    _("You start each step at the largest *score* of the one before, which may "
+                      "have been hidden from it. Start at the largest weight.")),
             Mistake(lambda s: walk(s, front=True),
-                    "The mask is turned round: what is hidden lies *before* the place."),
+                    _("The mask is turned round: what is hidden lies *before* the place.")),
             Mistake(lambda s: s.softmax(-1) * (walk(s) > 0),
-                    "The weights that are left do not add up to one: mask before the softmax."),
+                    _("The weights that are left do not add up to one: mask before the softmax.")),
             Mistake(lambda s: torch.stack([
                         masked_softmax(row, mask=torch.arange(s.shape[-1]) >= i)
                         for i, row in enumerate(s)
                     ]) if s.shape[0] <= s.shape[1] else s.softmax(-1),
-                    "That moves on one key with every step, wherever the steps look."),
+                    _("That moves on one key with every step, wherever the steps look.")),
         ],
-        right="For `2005/3/4` that is enough. For `4 March 2005` it is not: the year comes first "
-        "in an ISO date and last in the text. A score that only moves on would never find the day.",
+        right=_("For `2005/3/4` that is enough. For `4 March 2005` it is not: the year comes first "
+                "in an ISO date and last in the text. A score that only moves on would never find "
+                "the day."),
     )  # fmt: skip
 
 
@@ -312,19 +314,19 @@ def check_09_beam(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda so_far, steps, size: best(steps, size),
-                    "What was likely so far does not count here. The log-probability of a sequence "
-                    "is the sum of all its steps."),
+                    _("What was likely so far does not count here. The log-probability of a "
+                      "sequence is the sum of all its steps.")),
             Mistake(one_each,
-                    "Each beginning keeps exactly one child. The best may be two children of the "
-                    "same one."),
-            Mistake(of_the_best, "Only the best beginning has children here. That is greedy."),
-            Mistake(swapped, "Parents and tokens have changed places."),
+                    _("Each beginning keeps exactly one child. The best may be two children of the "
+                      "same one.")),
+            Mistake(of_the_best, _("Only the best beginning has children here. That is greedy.")),
+            Mistake(swapped, _("Parents and tokens have changed places.")),
             Mistake(lambda so_far, steps, size: best(so_far.unsqueeze(-1) * steps, size),
-                    "Log-probabilities add up. Multiplied, two negative numbers become a positive "
-                    "one."),
+                    _("Log-probabilities add up. Multiplied, two negative numbers become a "
+                      "positive one.")),
             Mistake(lambda so_far, steps, size: best(-(so_far.unsqueeze(-1) + steps), size),
-                    "The sign: a log-probability is better the nearer it is to 0."),
+                    _("The sign: a log-probability is better the nearer it is to 0.")),
         ],
-        right="Repeat it until everything has ended, and carry the hidden state of each parent "
-        "along.",
+        right=_("Repeat it until everything has ended, and carry the hidden state of each parent "
+                "along."),
     )  # fmt: skip

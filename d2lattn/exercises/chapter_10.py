@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh, whole
+from d2lattn.exercises.language import _
 
 
 def check_10_by_hand(answer: Any) -> Verdict:
@@ -18,16 +19,17 @@ def check_10_by_hand(answer: Any) -> Verdict:
         expected=[[1.0, 0.0, -1.0], [0.0, -1.0, 0.0]],
         mistakes=[
             Mistake([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]],
-                    "Nothing is turned yet: these are plain dot products."),
+                    _("Nothing is turned yet: these are plain dot products.")),
             Mistake([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]],
-                    "The key (1, 0) is right. For (0, 1) the turn goes the wrong way: a key one "
-                    "place further on is turned counterclockwise."),
+                    _("The key (1, 0) is right. For (0, 1) the turn goes the wrong way: a key one "
+                      "place further on is turned counterclockwise.")),
             Mistake([[1.0, 0.0, -1.0], [1.0, 0.0, -1.0]],
-                    "The second row is about the key (0, 1), which starts a quarter turn ahead."),
+                    _("The second row is about the key (0, 1), which starts a quarter turn "
+                      "ahead.")),
             Mistake([[1.0, -1.0, 1.0], [0.0, 0.0, 0.0]],
-                    "You turned by half a turn for each position. It is a quarter."),
+                    _("You turned by half a turn for each position. It is a quarter.")),
         ],
-        right="Only the distance entered, so every other pair of places gives the same.",
+        right=_("Only the distance entered, so every other pair of places gives the same."),
     )  # fmt: skip
 
 
@@ -64,17 +66,17 @@ def check_10_turn(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda t, r: turned(t, r, sign=-1.0),
-                    "You turn clockwise. In the first feature of a pair, the minus sign "
-                    "belongs to the sine of the second."),
+                    _("You turn clockwise. In the first feature of a pair, the minus sign belongs "
+                      "to the sine of the second.")),
             Mistake(lambda t, r: turned(t, r, first=1),
-                    "The first token stands at position 0, so it is not turned."),
+                    _("The first token stands at position 0, so it is not turned.")),
             Mistake(halves,
-                    "You paired the first half of the features with the second. Here neighbours "
-                    "are pairs."),
-            Mistake(shrunk, "The tokens shrink. A turn mixes the two features of a pair."),
-            Mistake(lambda t, r: t, "Nothing was turned."),
+                    _("You paired the first half of the features with the second. Here neighbours "
+                      "are pairs.")),
+            Mistake(shrunk, _("The tokens shrink. A turn mixes the two features of a pair.")),
+            Mistake(lambda t, r: t, _("Nothing was turned.")),
         ],
-        right="Every pair keeps its length, and the first token is as it was.",
+        right=_("Every pair keeps its length, and the first token is as it was."),
     )  # fmt: skip
 
 
@@ -99,19 +101,21 @@ def check_10_bias(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda n, m, s: s * table(n, m).abs(),
-                    "What is far scores higher in yours. A slope pulls down."),
+                    _("What is far scores higher in yours. A slope pulls down.")),
             Mistake(lambda n, m, s: -s * table(n, m, 0).abs(),
-                    "You let the first query stand at the first key. The last stands at the last."),
+                    _("You let the first query stand at the first key. The last stands at the "
+                      "last.")),
             Mistake(lambda n, m, s: -s * table(n, m),
-                    "Keys after the query get a bonus. The distance has no sign."),
+                    _("Keys after the query get a bonus. The distance has no sign.")),
             Mistake(lambda n, m, s: -s * table(n, m).square(),
-                    "The distance enters as it is, not squared."),
+                    _("The distance enters as it is, not squared.")),
             Mistake(lambda n, m, s: -s * table(m, n, 0).mT.abs(),
-                    "You let the first query stand at the first key. The last stands at the last."),
+                    _("You let the first query stand at the first key. The last stands at the "
+                      "last.")),
             Mistake(lambda n, m, s: (-s * table(n, m).abs()).mT,
-                    "Rows are queries, columns are keys."),
+                    _("Rows are queries, columns are keys.")),
         ],
-        right="A query beside a cache of keys gets the last row, and it is the right one.",
+        right=_("A query beside a cache of keys gets the last row, and it is the right one."),
     )  # fmt: skip
 
 
@@ -132,16 +136,16 @@ def check_10_heads(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda t, h: t.reshape(t.shape[0], h, t.shape[1], -1),
-                    "The numbers of different tokens are mixed up: first give the features two "
-                    "axes, then swap."),
+                    _("The numbers of different tokens are mixed up: first give the features two "
+                      "axes, then swap.")),
             Mistake(lambda t, h: t.unflatten(-1, (h, -1)),
-                    "The heads come before the tokens: an axis has to be swapped."),
+                    _("The heads come before the tokens: an axis has to be swapped.")),
             Mistake(lambda t, h: t.unflatten(-1, (-1, h)).permute(0, 3, 1, 2),
-                    "A head gets neighbouring features, not every other one."),
+                    _("A head gets neighbouring features, not every other one.")),
             Mistake(lambda t, h: t.unsqueeze(1).expand(-1, h, -1, -1),
-                    "Every head has all features in yours. They are shared out."),
+                    _("Every head has all features in yours. They are shared out.")),
         ],
-        right="Now a batch of heads looks to a score as any batch does.",
+        right=_("Now a batch of heads looks to a score as any batch does."),
     )  # fmt: skip
 
 
@@ -162,17 +166,17 @@ def check_10_cache(answer: Any) -> Verdict:
         ],
         mistakes=[
             Mistake(lambda a, n, h, s, f: a * n * h // s * f,
-                    "Keys alone, or values alone: both are kept."),
+                    _("Keys alone, or values alone: both are kept.")),
             Mistake(lambda a, n, h, s, f: 2 * a * n * h * f,
-                    "That many would be kept if no heads shared their keys and values."),
+                    _("That many would be kept if no heads shared their keys and values.")),
             Mistake(lambda a, n, h, s, f: 2 * n * h // s * f,
-                    "Every layer has keys and values of its own."),
+                    _("Every layer has keys and values of its own.")),
             Mistake(lambda a, n, h, s, f: 2 * a * n * s * f,
-                    "Several query heads share one head of keys: divide by how many."),
+                    _("Several query heads share one head of keys: divide by how many.")),
             Mistake(lambda a, n, h, s, f: 3 * a * n * h // s * f,
-                    "Queries are not kept: nobody asks an old question again."),
+                    _("Queries are not kept: nobody asks an old question again.")),
         ],
-        right="Queries are not in it: each is asked once.",
+        right=_("Queries are not in it: each is asked once."),
     )  # fmt: skip
 
 
@@ -199,16 +203,16 @@ def check_10_induction(answer: Any) -> Verdict:
         cases=[(perfect, 2), (normal(6, draw), 3), (normal(10, draw), 4)],
         mistakes=[
             Mistake(lambda w, p: mean(w, p, p),
-                    "That is the weight on the same token, one period back. The one after it is "
-                    "wanted: it says what comes next."),
+                    _("That is the weight on the same token, one period back. The one after it is "
+                      "wanted: it says what comes next.")),
             Mistake(lambda w, p: mean(w, p, p + 1),
-                    "One place too early: the token *after* the earlier one is wanted."),
+                    _("One place too early: the token *after* the earlier one is wanted.")),
             Mistake(lambda w, p: mean(w, p, 1),
-                    "That is the score of a previous-token head."),
+                    _("That is the score of a previous-token head.")),
             Mistake(lambda w, p: w[range(p - 1, len(w)), range(len(w) - p + 1)].mean().item(),
-                    "Only queries that have seen their token before count: from `period` on."),
+                    _("Only queries that have seen their token before count: from `period` on.")),
             Mistake(lambda w, p: mean(w, p, p - 1) * (len(w) - p),
-                    "That is the sum. The mean is wanted."),
+                    _("That is the sum. The mean is wanted.")),
         ],
-        right="It needs no picture, and it can rank a thousand heads.",
+        right=_("It needs no picture, and it can rank a thousand heads."),
     )  # fmt: skip

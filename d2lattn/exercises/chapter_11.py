@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2lattn.exercises.engine import Mistake, Verdict, check_function, check_numbers, fresh
+from d2lattn.exercises.language import _
 from d2lattn.streaming import merge_attention
 
 Pair = tuple[Tensor, Tensor]
@@ -20,21 +21,21 @@ def check_11_by_hand(answer: Any) -> Verdict:
         answer,
         expected=[5.0, 8.0],
         mistakes=[
-            Mistake([6.0, 8.0], "This is the average of the three outputs. A process counts as "
-                    "much as its exponentials add up to. See “What must travel?”"),
-            Mistake([18.0, 8.0], "The outputs are added up. They are averages: average them."),
-            Mistake([40.0, 8.0], "These are the exponentials times the outputs, added up. Divide "
-                    "by what all exponentials add up to."),
-            Mistake([5.0, math.log(8)], "The output is right. The sum of the exponentials is "
-                    "asked for, not its logarithm."),
-            Mistake([5.0, 5.0], "The output is right. The sum of all exponentials is that of the "
-                    "three processes' sums."),
-            Mistake([20 / 3, 3.0], "One process is missing: the last block counts too."),
-            Mistake([20 / 3, 8.0], "One process is missing in the output: the last block counts "
-                    "too."),
+            Mistake([6.0, 8.0], _("This is the average of the three outputs. A process counts as "
+                    "much as its exponentials add up to. See “What must travel?”")),
+            Mistake([18.0, 8.0], _("The outputs are added up. They are averages: average them.")),
+            Mistake([40.0, 8.0], _("These are the exponentials times the outputs, added up. Divide "
+                    "by what all exponentials add up to.")),
+            Mistake([5.0, math.log(8)], _("The output is right. The sum of the exponentials is "
+                    "asked for, not its logarithm.")),
+            Mistake([5.0, 5.0], _("The output is right. The sum of all exponentials is that of the "
+                    "three processes' sums.")),
+            Mistake([20 / 3, 3.0], _("One process is missing: the last block counts too.")),
+            Mistake([20 / 3, 8.0], _("One process is missing in the output: the last block counts "
+                    "too.")),
         ],
-        right="And it is the same in any order: (1·8 + 2·6 + 5·4) / 8 = 40/8. Nobody had to "
-        "know another's keys.",
+        right=_("And it is the same in any order: (1·8 + 2·6 + 5·4) / 8 = 40/8. Nobody had to know "
+                "another's keys."),
     )  # fmt: skip
 
 
@@ -54,25 +55,26 @@ def check_11_traffic(answer: Any) -> Verdict:
         cases=[(4, 1, 1, 2), (8, 2, 1, 4), (12, 3, 5, 1), (n * tokens, width, 2 * width, n)],
         mistakes=[
             Mistake(lambda t, k, v, n: of(n, t // n, k + v),
-                    "After n − 1 hops a block has been everywhere: the last process does not send "
-                    "it home again."),
+                    _("After n − 1 hops a block has been everywhere: the last process does not "
+                      "send it home again.")),
             Mistake(lambda t, k, v, n: of(n - 1, t, k + v),
-                    "A process sends one block at a time, its n-th of the tokens, not all of "
-                    "them."),
+                    _("A process sends one block at a time, its n-th of the tokens, not all of "
+                      "them.")),
             Mistake(lambda t, k, v, n: of(n - 1, t // n, k),
-                    "The values are missing: keys and values travel together."),
+                    _("The values are missing: keys and values travel together.")),
             Mistake(lambda t, k, v, n: of(n - 1, t // n, k + v, 1),
-                    "These are numbers. Each of them is four bytes."),
+                    _("These are numbers. Each of them is four bytes.")),
             Mistake(lambda t, k, v, n: n * of(n - 1, t // n, k + v),
-                    "This is what all processes send together. Each of them sends an n-th of it."),
+                    _("This is what all processes send together. Each of them sends an n-th of "
+                      "it.")),
             Mistake(lambda t, k, v, n: of(1, t // n, k + v),
-                    "This is one hop. A process passes on every block but the one that ends with "
-                    "it."),
+                    _("This is one hop. A process passes on every block but the one that ends with "
+                      "it.")),
             Mistake(lambda t, k, v, n: of(n - 1, t // n, 2 * k + v),
-                    "Queries stay at home. Only keys and values travel."),
+                    _("Queries stay at home. Only keys and values travel.")),
         ],
-        right="With many processes that is nearly all keys and values, however many there are: "
-        "more processes make each do less, but do not let each send less.",
+        right=_("With many processes that is nearly all keys and values, however many there are: "
+                "more processes make each do less, but do not let each send less."),
     )  # fmt: skip
 
 
@@ -93,20 +95,20 @@ def check_11_zigzag(answer: Any) -> Verdict:
         cases=[(4, 1, 0), (8, 2, 0), (8, 2, 1), (24, 3, 2), (20 * n, n, n - 2)],
         mistakes=[
             Mistake(lambda t, n, r: stretches(t, n, r, 2 * n - r),
-                    "The second stretch is one too far: the last of 2n stretches has the number "
-                    "2n − 1. See “Who waits?”"),
+                    _("The second stretch is one too far: the last of 2n stretches has the number "
+                      "2n − 1. See “Who waits?”")),
             Mistake(lambda t, n, r: stretches(t, n, 2 * r, 2 * r + 1),
-                    "These two stretches are neighbours: that is the contiguous layout."),
+                    _("These two stretches are neighbours: that is the contiguous layout.")),
             Mistake(lambda t, n, r: stretches(t, n, r, n + r),
-                    "The second half is dealt out in the same order as the first, so that the "
-                    "last process still has the most to do. Turn it round."),
+                    _("The second half is dealt out in the same order as the first, so that the "
+                      "last process still has the most to do. Turn it round.")),
             Mistake(lambda t, n, r: stretches(t, n, 2 * n - 1 - r, r),
-                    "The right stretches, but the late one first. Tokens keep their order."),
+                    _("The right stretches, but the late one first. Tokens keep their order.")),
             Mistake(lambda t, n, r: stretches(t, n, r, n - 1 - r),
-                    "The sequence is cut into twice as many stretches as there are processes."),
+                    _("The sequence is cut into twice as many stretches as there are processes.")),
         ],
-        right="Early queries see few keys and late ones many: a pair of stretches always has the "
-        "same work.",
+        right=_("Early queries see few keys and late ones many: a pair of stretches always has the "
+                "same work."),
     )  # fmt: skip
 
 
@@ -123,20 +125,20 @@ def check_11_tree(answer: Any) -> Verdict:
         cases=[(2,), (4,), (3,), (1,), (5,), (8,), (1000,), (many,)],
         mistakes=[
             Mistake(lambda n: n - 1,
-                    "That is a chain, one after the other. In a round every two can be joined at "
-                    "the same time."),
+                    _("That is a chain, one after the other. In a round every two can be joined at "
+                      "the same time.")),
             Mistake(lambda n: n.bit_length() - 1,
-                    "A process that finds no partner in a round is still there in the next: round "
-                    "up."),
+                    _("A process that finds no partner in a round is still there in the next: "
+                      "round up.")),
             Mistake(lambda n: n // 2,
-                    "That is how many joins the first round has. How many rounds are there?"),
+                    _("That is how many joins the first round has. How many rounds are there?")),
             Mistake(lambda n: n.bit_length(),
-                    "With 2, 4 or 8 processes you count one round too many."),
+                    _("With 2, 4 or 8 processes you count one round too many.")),
             Mistake(lambda n: 2 * (n - 1).bit_length(),
-                    "This is the way there and back. Only the joining is asked for."),
+                    _("This is the way there and back. Only the joining is asked for.")),
         ],
-        right="A thousand processes need ten rounds. That works since merging is associative: "
-        "parts of parts can be joined.",
+        right=_("A thousand processes need ten rounds. That works since merging is associative: "
+                "parts of parts can be joined."),
     )  # fmt: skip
 
 
@@ -189,16 +191,16 @@ def check_11_without_keys(answer: Any) -> Verdict:
             (0 * one, torch.tensor([none]), 0 * one, torch.tensor([none])),
         ],
         mistakes=[
-            Mistake(averaged, "Both parts count the same. Each counts as much as its exponentials "
-                    "add up to."),
-            Mistake(added, "The outputs are averages: a sum of them is too large."),
-            Mistake(turned, "The shares are exchanged: each output got the other's."),
-            Mistake(without_log, "The output is right. The larger logsumexp is not that of all "
-                    "keys."),
-            Mistake(unshifted, "The exponentials overflow, or add up to nothing. Subtract the "
-                    "larger logsumexp first."),
-            Mistake(by_sigmoid, "Where neither part has keys, −∞ minus −∞ is nan. See “A process "
-                    "without keys”."),
+            Mistake(averaged, _("Both parts count the same. Each counts as much as its "
+                    "exponentials add up to.")),
+            Mistake(added, _("The outputs are averages: a sum of them is too large.")),
+            Mistake(turned, _("The shares are exchanged: each output got the other's.")),
+            Mistake(without_log, _("The output is right. The larger logsumexp is not that of all "
+                    "keys.")),
+            Mistake(unshifted, _("The exponentials overflow, or add up to nothing. Subtract the "
+                    "larger logsumexp first.")),
+            Mistake(by_sigmoid, _("Where neither part has keys, −∞ minus −∞ is nan. See “A process "
+                    "without keys”.")),
         ],
-        right="A process without keys sends 0 and −∞, and nobody needs to know.",
+        right=_("A process without keys sends 0 and −∞, and nobody needs to know."),
     )  # fmt: skip

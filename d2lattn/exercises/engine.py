@@ -12,8 +12,17 @@ import torch
 from torch import Tensor
 
 from d2lattn.exercises.guard import own_functions
+from d2lattn.exercises.language import _
 from d2lattn.exercises.running import MOST_KEPT, Result, Trial, accepts, run
-from d2lattn.exercises.words import called, described, difference, explained, got
+from d2lattn.exercises.words import (
+    called,
+    described,
+    difference,
+    enumerated,
+    explained,
+    got,
+    joined,
+)
 
 
 @dataclass(frozen=True)
@@ -34,17 +43,28 @@ class Verdict:
         return bool(self.right)
 
     def __repr__(self) -> str:
-        said = f"\nIt printed:\n{self.printed}" if self.printed else ""
-        return f"{_MARKS[self.right]} {_HEADS[self.right]} {self.message}{said}"
+        printed = _("It printed:")
+        said = f"\n{printed}\n{self.printed}" if self.printed else ""
+        heads = {
+            True: _("Right. {message}"),
+            False: _("Not yet. {message}"),
+            None: _("Your turn. {message}"),
+        }
+        return f"{_MARKS[self.right]} {heads[self.right].format(message=self.message)}{said}"
 
     def _repr_markdown_(self) -> str:
         lines = "\n".join(f"    {line}" for line in self.printed.splitlines())
-        said = f"\n\nIt printed:\n\n{lines}" if self.printed else ""
-        return f"{_MARKS[self.right]} **{_HEADS[self.right]}** {self.message}{said}"
+        printed = _("It printed:")
+        said = f"\n\n{printed}\n\n{lines}" if self.printed else ""
+        heads = {
+            True: _("**Right.** {message}"),
+            False: _("**Not yet.** {message}"),
+            None: _("**Your turn.** {message}"),
+        }
+        return f"{_MARKS[self.right]} {heads[self.right].format(message=self.message)}{said}"
 
 
 _MARKS = {True: "✓", False: "✗", None: "○"}
-_HEADS = {True: "Right.", False: "Not yet.", None: "Your turn."}
 
 
 @dataclass(frozen=True)
@@ -87,29 +107,33 @@ def check_function(
     one that agrees on most cases. A ``differentiable`` answer hands gradients on.
     """
     if not callable(answer):
-        return Verdict(False, f"Hand over the function itself, without calling it; {got(answer)}.")
+        itself = _("Hand over the function itself, without calling it; {got}.")
+        return Verdict(False, itself.format(got=got(answer)))
     wanted = inspect.signature(reference)
     call = f"`{called(answer)}({', '.join(wanted.parameters)})`"
     if not accepts(answer, cases[0]):
-        return Verdict(False, f"It is called as {call}, and cannot take these arguments.")
+        refused = _("It is called as {call}, and cannot take these arguments.")
+        return Verdict(False, refused.format(call=call))
 
     def judged(trial: Trial) -> Verdict:
         for case, (args, (value, error)) in enumerate(zip(cases, trial.results, strict=False)):
-            where = f"Try {described(wanted, args)}."
+            where = _("Try {arguments}.").format(arguments=described(wanted, args))
             if error is not None:
-                return Verdict(False, f"{explained(error)} {where}")
+                return Verdict(False, joined(explained(error), where))
             if value is None or value is ...:
-                return Verdict(None, f"Let {call} return its result.")
+                return Verdict(None, _("Let {call} return its result.").format(call=call))
             if not all(map(_same, args, trial.left[case])):
-                return Verdict(False, f"An argument was changed in place: work on a copy. {where}")
+                changed = _("An argument was changed in place: work on a copy.")
+                return Verdict(False, joined(changed, where))
             want = reference(*map(_copy, args))
             if not _same(value, want):
                 message = _diagnosed(args, value, want, mistakes, cases, trial.results)
-                return Verdict(False, f"{message} {where}")
+                return Verdict(False, joined(message, where))
             if differentiable and _needs_gradient(want) and not _needs_gradient(value):
-                return Verdict(False, "The numbers are right, but no gradient comes back: "
-                               "somewhere on the way the result is cut off from its argument, as "
-                               f"`detach`, `.data` and `no_grad` do. {where}")  # fmt: skip
+                cut_off = _("The numbers are right, but no gradient comes back: somewhere on the "
+                            "way the result is cut off from its argument, as `detach`, `.data` "
+                            "and `no_grad` do.")  # fmt: skip
+                return Verdict(False, joined(cut_off, where))
         return Verdict(True, right)
 
     return try_out(answer, cases, judged)
@@ -124,9 +148,10 @@ def try_out(
     with own_functions([]):
         trial = run(answer, [tuple(map(_copy, args)) for args in cases])
         if trial.replaced:
-            names = " and ".join(f"`{name}`" for name in dict.fromkeys(trial.replaced[:3]))
-            verdict = Verdict(False, f"While it ran, {names} became something else, which this "
-                              "check needs as it is. It is put back.")  # fmt: skip
+            names = enumerated([f"`{name}`" for name in dict.fromkeys(trial.replaced[:3])])
+            became = _("While it ran, {names} became something else, which this check needs as it "
+                       "is. It is put back.")  # fmt: skip
+            verdict = Verdict(False, became.format(names=names))
         else:
             verdict = judged(trial)
         return replace(verdict, printed=trial.printed)
@@ -148,7 +173,7 @@ def _diagnosed(
     ]
     if not looks_like:
         return difference(value, want)
-    tried = [(inputs, given) for inputs, (given, _) in zip(cases, results, strict=False)]
+    tried = [(inputs, given) for inputs, (given, error) in zip(cases, results, strict=False)]
     return max(looks_like, key=lambda m: sum(_computes(m, *case) for case in tried)).message
 
 
@@ -162,25 +187,29 @@ def check_numbers(
 ) -> Verdict:
     """Compare numbers worked out by hand with ``expected``, to a few digits."""
     if isinstance(answer, dict | set):
-        return Verdict(False, f"This is a {type(answer).__name__}. Hand over its numbers alone, as "
-                       "a list, in the order asked for.")  # fmt: skip
+        return Verdict(False, _("This is a {kind}. Hand over its numbers alone, as a list, in the "
+                       "order asked for.").format(kind=type(answer).__name__))  # fmt: skip
     exact = _numbers(expected)
     trial = run(lambda: answer.tolist() if _from_numpy(answer) else answer, [()])
     plain, error = trial.results[0]
     if error is not None:
-        return Verdict(False, f"The answer is made of numbers. {explained(error)}")
+        return Verdict(False, joined(_("The answer is made of numbers."), explained(error)))
     if _has_gaps(plain):
-        return Verdict(None, "Put your answer in place of the dots.")
+        return Verdict(None, _("Put your answer in place of the dots."))
     try:
         given = _numbers(plain)
     except RuntimeError:
-        return Verdict(False, f"{_ragged(plain)}All rows need equally many numbers: write the "
-                       "zeros, too.")  # fmt: skip
+        filled = _("All rows need equally many numbers: write the zeros, too.")
+        return Verdict(False, joined(_ragged(plain), filled))
     except TypeError as kind:
-        return Verdict(False, f"The answer is made of numbers; {got(kind.args[0])}.")
+        numbers = _("The answer is made of numbers; {got}.")
+        return Verdict(False, numbers.format(got=got(kind.args[0])))
     if given.shape != exact.shape:
-        want = f"{exact.numel()} in the shape {tuple(exact.shape)}" if exact.ndim else "one"
-        return Verdict(False, f"Not as many numbers as asked for: {want}; {got(given)}.")
+        many = _("Not as many numbers as asked for: {count} in the shape {shape}; {got}.")
+        asked = many if exact.ndim else _("Not as many numbers as asked for: one; {got}.")
+        shape = tuple(exact.shape)
+        said = asked.format(count=exact.numel(), shape=shape, got=got(given))
+        return Verdict(False, said)
 
     def close(other: Tensor) -> bool:
         return torch.allclose(given, other, rtol=tolerance, atol=tolerance / 5, equal_nan=True)
@@ -191,11 +220,13 @@ def check_numbers(
         if close(_numbers(mistake.wrong).expand_as(exact)):
             return Verdict(False, mistake.message)
     near = (given - exact).abs() <= tolerance / 5 + tolerance * exact.abs()
-    names = {1: ["number"], 2: ["row", "number"]}.get(exact.ndim, [])
-    place = (~near).nonzero()[0].tolist()
-    first = [f"{name} {i + 1}" for name, i in zip(names, place, strict=False)]
-    where = f" Look at {', '.join(first)} again." if first else ""
-    return Verdict(False, f"That is not it.{where} A hint may help.")
+    places = [i + 1 for i in (~near).nonzero()[0].tolist()]
+    look = {
+        1: _("Look at number {number} again."),
+        2: _("Look at row {row}, number {number} again."),
+    }.get(exact.ndim, "")
+    where = look.format(number=places[-1], row=places[0]) if look else ""
+    return Verdict(False, joined(_("That is not it."), where, _("A hint may help.")))
 
 
 def _copy(thing: Any) -> Any:
@@ -260,7 +291,9 @@ def _ragged(answer: Any) -> str:
     other = next((i for i, length in enumerate(lengths) if length != lengths[0]), 0)
     if lengths[0] is None or lengths[other] is None or not other:
         return ""
-    return f"Row 1 has {lengths[0]} and row {other + 1} has {lengths[other]}. "
+    return _("Row 1 has {first} and row {number} has {other}.").format(
+        first=lengths[0], number=other + 1, other=lengths[other]
+    )
 
 
 def _has_gaps(answer: Any) -> bool:

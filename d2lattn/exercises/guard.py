@@ -15,10 +15,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
+
+from d2lattn.exercises import language
 
 MOST_PRINTED = 1000  # characters
 WRAPPED_LATE = "manual_seed"  # which PyTorch itself replaces, once it compiles
@@ -169,5 +172,6 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     _flag(torch.backends.cudnn, "benchmark"),
     (sys.getrecursionlimit, sys.setrecursionlimit),
     (random.getstate, random.setstate),
+    (lambda: vars(language).get("spoken"), partial(setattr, language, "spoken")),
     (_numpy_state, _set_numpy_state),
 ]

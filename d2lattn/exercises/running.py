@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from d2lattn.exercises.guard import Printed, own_functions, surroundings_kept
+from d2lattn.exercises.language import _
 
 PATIENCE = 3.0  # seconds for all cases together
 MOST_KEPT = 1_000_000  # numbers of a tensor that are copied
@@ -79,7 +80,7 @@ def run(function: Callable[..., Any], cases: Sequence[tuple[Any, ...]]) -> Trial
 
 def _stop(worker: threading.Thread) -> None:
     """Raise an error inside a thread, a few times, in case that it catches everything."""
-    for _ in range(10):
+    for _attempt in range(10):
         if not worker.is_alive() or worker.ident is None:
             break
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
@@ -102,14 +103,18 @@ def plain(thing: Any, depth: int = 0) -> Any:
         return str.__str__(thing)
     if isinstance(thing, list | tuple):
         if depth == DEEPEST or len(thing) > MOST_ITEMS:
-            return Odd(f"a {type(thing).__name__} without end")
+            return Odd(_("a {kind} without end").format(kind=type(thing).__name__))
         items = [plain(item, depth + 1) for item in thing]
         return items if isinstance(thing, list) else tuple(items)
     try:
         text = str(repr(thing))
     except Exception:
-        text = f"an object of type {type(thing).__name__}"
+        text = _object(thing)
     return Odd(" ".join(text.split())[:60])
+
+
+def _object(thing: Any) -> str:
+    return _("an object of type {kind}").format(kind=type(thing).__name__)
 
 
 def _plain_tensor(thing: Tensor) -> Any:
@@ -118,10 +123,11 @@ def _plain_tensor(thing: Tensor) -> Any:
             tensor = thing.as_subclass(Tensor)
             kind = tensor.device.type if tensor.device.type != "cpu" else str(tensor.layout)
             if kind != "torch.strided" or tensor.is_quantized:
-                return Odd(f"a tensor of another kind ({kind.removeprefix('torch.')})")
+                other = _("a tensor of another kind ({kind})")
+                return Odd(other.format(kind=kind.removeprefix("torch.")))
             return tensor.clone() if tensor.numel() <= MOST_KEPT else tensor
     except Exception:
-        return Odd(f"an object of type {type(thing).__name__}")
+        return Odd(_object(thing))
 
 
 def accepts(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from d2lattn.exercises.language import _
 from d2lattn.exercises.running import PATIENCE, OutOfTimeError, plain
 
 MOST_NUMBERS = 9  # a larger tensor is described by its shape
 MOST_LETTERS = 200  # of an error's message
 
-_MEANINGS = {  # a part of an error's message: what it means
-    "leaf Variable that requires grad": "An argument was changed in place, and autograd forbids "
-    "it: work on a copy.",
-    "without overflow": "The fill does not fit: half precision has no number as large as that.",
-    "must match": "Two shapes do not fit: write down the shape of each step, and see which axis "
-    "needs a `None`.",
-    "cannot be multiplied": "Two shapes do not fit: in a matrix product the inner axes must agree.",
-    "same dtype": "Two kinds of numbers meet: give what you make the `dtype` of the arguments.",
-    "Dimension out of range": "There are fewer axes than you count: −1 is always the last one.",
-    "invalid for input of size": "A reshape asks for another number of elements than there are.",
-}
+
+def joined(*sentences: str) -> str:
+    """Sentences one after the other, without those that are empty."""
+    said = filter(None, sentences)
+    return reduce(lambda one, other: _("{one} {other}").format(one=one, other=other), said)
+
+
+def enumerated(names: Iterable[str]) -> str:
+    return reduce(lambda one, other: _("{one} and {other}").format(one=one, other=other), names)
+
+
+def over_axis(axis: str) -> str:
+    """What to say to somebody whose softmax runs over another axis than the keys."""
+    return _("The softmax runs over the {axis}: the weights of one query, over the *keys*, add up "
+             "to one.").format(axis=axis)  # fmt: skip
 
 
 def called(function: Any) -> str:
@@ -38,22 +45,45 @@ def explained(error: BaseException) -> str:
     try:
         text = str(error).strip().partition("\n")[0][:MOST_LETTERS]
     except Exception:
-        text = "an error that cannot be shown"
+        text = _("an error that cannot be shown")
     if isinstance(error, OutOfTimeError):
-        return f"No result after {PATIENCE:.0f} seconds: is there a loop that never ends?"
+        endless = _("No result after {seconds:.0f} seconds: is there a loop that never ends?")
+        return endless.format(seconds=PATIENCE)
     if isinstance(error, NotImplementedError):
-        return "Nothing written yet: replace the line that raises `NotImplementedError`."
+        return _("Nothing written yet: replace the line that raises `NotImplementedError`.")
     if isinstance(error, NameError):
-        return f"A name is not known: {text}. Is it spelt, defined and imported?"
+        unknown = _("A name is not known: {error}. Is it spelt, defined and imported?")
+        return unknown.format(error=text)
     if isinstance(error, MemoryError):
-        return "It asks for more memory than there is."
+        return _("It asks for more memory than there is.")
     if isinstance(error, RecursionError):
-        return "The function calls itself without end."
-    for part, meaning in _MEANINGS.items():
+        return _("The function calls itself without end.")
+    for part, meaning in _meanings().items():
         if part in text:
             return meaning
-    said = text.rstrip(".")
-    return f"It stops with `{type(error).__name__}`" + (f": {said}." if said else ".")
+    kind, said = type(error).__name__, text.rstrip(".")
+    stopped = _("It stops with `{kind}`: {error}.") if said else _("It stops with `{kind}`.")
+    return stopped.format(kind=kind, error=said)
+
+
+def _meanings() -> dict[str, str]:
+    """A part of an error's message: what it means."""
+    return {
+        "leaf Variable that requires grad": _("An argument was changed in place, and autograd "
+            "forbids it: work on a copy."),
+        "without overflow": _("The fill does not fit: half precision has no number as large as "
+            "that."),
+        "must match": _("Two shapes do not fit: write down the shape of each step, and see which "
+            "axis needs a `None`."),
+        "cannot be multiplied": _("Two shapes do not fit: in a matrix product the inner axes must "
+            "agree."),
+        "same dtype": _("Two kinds of numbers meet: give what you make the `dtype` of the "
+            "arguments."),
+        "Dimension out of range": _("There are fewer axes than you count: −1 is always the last "
+            "one."),
+        "invalid for input of size": _("A reshape asks for another number of elements than there "
+            "are."),
+    }  # fmt: skip
 
 
 def difference(value: Any, want: Any) -> str:
@@ -61,32 +91,34 @@ def difference(value: Any, want: Any) -> str:
     if not isinstance(want, Tensor):
         wrong_kind = not isinstance(value, type(want) | int | float)
         if wrong_kind:
-            found = "got a tensor" if isinstance(value, Tensor) else got(value)
-            return f"A {type(want).__name__} is asked for; {found}."
-        return f"The result is not right; {got(value)}."
+            found = _("got a tensor") if isinstance(value, Tensor) else got(value)
+            asked = _("A {kind} is asked for; {got}.")
+            return asked.format(kind=type(want).__name__, got=found)
+        return _("The result is not right; {got}.").format(got=got(value))
     if not isinstance(value, Tensor):
-        return f"A tensor is asked for; {got(value)}."
+        return _("A tensor is asked for; {got}.").format(got=got(value))
     if value.shape != want.shape:
         turned = value.ndim == 2 and value.mT.shape == want.shape
-        hint = " Rows are queries, columns are keys." if turned else ""
-        return f"The result should have the shape {tuple(want.shape)}; {got(value)}.{hint}"
+        hint = _("Rows are queries, columns are keys.") if turned else ""
+        wrong = _("The result should have the shape {shape}; {got}.")
+        return joined(wrong.format(shape=tuple(want.shape), got=got(value)), hint)
     if value.dtype != want.dtype:
-        return f"The result should be of type `{want.dtype}`; it is `{value.dtype}`."
+        wrong = _("The result should be of type `{wanted}`; it is `{given}`.")
+        return wrong.format(wanted=want.dtype, given=value.dtype)
     if bool((value != value).any()):
-        return "There is `nan` in the result: something is 0/0 or ∞ − ∞."
-    return f"The numbers are not right; {got(value)}."
+        return _("There is `nan` in the result: something is 0/0 or ∞ − ∞.")
+    return _("The numbers are not right; {got}.").format(got=got(value))
 
 
 def got(thing: Any) -> str:
     if isinstance(thing, Tensor) and thing.numel() > MOST_NUMBERS:
-        return f"yours has the shape {tuple(thing.shape)}"
+        return _("yours has the shape {shape}").format(shape=tuple(thing.shape))
     thing = plain(thing)
-    return f"got {_shown(thing) if isinstance(thing, Tensor) else repr(thing)[:60]}"
+    shown = _shown(thing) if isinstance(thing, Tensor) else repr(thing)[:60]
+    return _("got {thing}").format(thing=shown)
 
 
 def _shown(thing: Any) -> str:
-    if isinstance(thing, Tensor) and thing.numel() > MOST_NUMBERS:
-        return f"of shape {tuple(thing.shape)}"
     if isinstance(thing, Tensor):
         return _shown(thing.detach().tolist())
     if isinstance(thing, list):
@@ -100,8 +132,8 @@ def described(signature: inspect.Signature, args: tuple[Any, ...]) -> str:
     """The arguments of one call, by name: what a reader can type in to see it happen."""
     pairs = zip(signature.parameters, args, strict=False)
     said = [
-        f"{name} {_shown(thing)}"
-        if _shown(thing).startswith("of ")
+        _("{name} of shape {shape}").format(name=name, shape=tuple(thing.shape))
+        if isinstance(thing, Tensor) and thing.numel() > MOST_NUMBERS
         else f"{name} = {_shown(thing)}{_kind(thing)}"
         for name, thing in pairs
     ]

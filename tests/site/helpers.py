@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from editions import UNDER
 
 from tools import serving
 
@@ -19,6 +20,10 @@ ABSENT = "no/such/page.html"  # so deep that relative links would fail
 
 
 EPUBCHECK = Path("/usr/share/java/epubcheck.jar")  # where Debian's package has it
+
+
+def is_chinese(page: Path) -> bool:
+    return UNDER in page.parts
 
 
 def required_chromium() -> str:

@@ -41,7 +41,9 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "book").mkdir()
     for name in ("_ext", "_labs", "_search", "_static", "_templates"):
         shutil.copytree(ROOT / "book" / name, folder / "book" / name, ignore=CACHES)
-    for name in ("_config.yml", "book/references.bib"):
+    (folder / "book" / "zh").mkdir()
+    words = CHAPTER.replace("book/", "book/zh/").replace(".ipynb", ".md")
+    for name in ("_config.yml", "book/references.bib", "book/zh/config.yml", words):
         shutil.copy(ROOT / name, folder / name)
     for name, text in PAGES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -85,6 +87,7 @@ def test_building_again_gives_the_same_site(course: Path) -> None:
     assert {"_static/labs/masked-softmax.js", "_modules/d2lattn.html"} <= first.keys()
     assert b"<mjx-container" in first[CHAPTER.replace(".ipynb", ".html")]
     assert first["downloads/course.epub"] == b"a book"
+    assert "有效".encode() in first[f"zh/{CHAPTER.replace('.ipynb', '.html')}"]
     (course / "_build" / "html" / ".git").mkdir()
     assert changed(first, build(course)) == []
     assert (course / "_build" / "html" / ".git").is_dir()
@@ -99,6 +102,7 @@ def test_building_again_gives_the_same_site(course: Path) -> None:
     (course / "_toc.yml").write_text(contents + "- file: book/extra\n")
     other = build(course)
     assert b"Another title" in other[CHAPTER.replace(".ipynb", ".html")]
+    assert other.keys() >= {"zh/book/extra.html", "zh/_static/book.css"}
     assert "book/extra.html" in other
     assert "_static/book.css" in other
     extra.unlink()

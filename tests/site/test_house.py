@@ -12,6 +12,7 @@ import pytest
 import torch
 from docutils import nodes
 from docutils.utils import new_document
+from interface import ENGLISH
 from matplotlib.colors import to_hex
 
 from d2lattn import plotting
@@ -88,7 +89,7 @@ def test_a_chapter_tells_how_to_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "/someone/course/" in address
         assert "/notebooks" in address, "not the source, but the plain edition"
         assert address.endswith("/01-a.ipynb")
-    line = house.about(2900, "01-a.ipynb", places)
+    line = house.about(14.5, "01-a.ipynb", places, ENGLISH)
     assert "14 minutes" in line
     assert 'href="01-a.ipynb" download' in line
     assert all(f'href="{address}"' in line for address in places.values())
@@ -102,8 +103,10 @@ def test_the_other_forms_are_offered_once_they_exist(
     monkeypatch.delenv("BOOK_DOWNLOADS")
     monkeypatch.setattr(house, "DOWNLOADS", tmp_path)
     (tmp_path / "course.epub").touch()
+    (tmp_path / "course.zh-CN.epub").touch()
     assert [path.name for path in house.downloads()] == ["course.epub"]
-    assert "../downloads/course.epub" in house.offers("01-a.html", ["course.epub"])
+    assert [path.name for path in house.downloads(chinese=True)] == ["course.zh-CN.epub"]
+    assert "../downloads/course.epub" in house.offers("01-a.html", ["course.epub"], ENGLISH)
 
 
 def test_chinese_words_say_so() -> None:

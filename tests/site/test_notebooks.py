@@ -11,6 +11,7 @@ import edition
 import nbformat
 import pytest
 from bs4 import BeautifulSoup, Tag
+from interface import ENGLISH
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -191,9 +192,7 @@ def test_the_folder_says_what_to_install(
 # What becomes of a cell
 
 
-VOICE = edition.Voice(
-    say=str.upper, caption=lambda name, text: f"{name}: {text}", words=edition.WORDS["en"]
-)
+VOICE = edition.Voice(say=str.upper, caption=lambda name, text: f"{name}: {text}", words=ENGLISH)
 
 
 def made_of(source: str, name: str = "a", *others: NotebookNode) -> list[str]:
@@ -236,7 +235,7 @@ def test_a_laboratory_says_where_it_is() -> None:
         new_code_cell("show(1)", id="lab", metadata=figure),
     ]
     texts = [cell.source for cell in edition.plain_cells(cells, VOICE)[1:]]
-    assert texts == ["show(1)", f"fig-lab: A lab. {edition.WORDS['en']['lab']}"]
+    assert texts == ["show(1)", f"fig-lab: A lab. {ENGLISH['lab']}"]
 
 
 def test_a_solution_says_what_it_stands_on() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from zipfile import ZipFile
@@ -14,6 +16,7 @@ import ebook
 import pikepdf
 import pytest
 from bs4 import BeautifulSoup
+from fontTools.ttLib import TTFont
 from playwright.sync_api import Browser, Page, ViewportSize
 
 from tests.site.helpers import required_epubcheck
@@ -282,9 +285,37 @@ def test_a_drawing_names_no_file_elsewhere_and_has_no_path_of_nothing() -> None:
     )
 
 
-def test_epubcheck_finds_nothing(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def chinese(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chinese")
+    result = build(folder, "epub", chinese=True)
+    assert result.returncode == 0, result.stderr[-4000:]
+    [path] = (folder / "_build" / "epub").glob("*.epub")
+    return path
+
+
+def test_a_chinese_epub_brings_its_characters(chinese: Path) -> None:
+    with ZipFile(chinese) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    assert b"<dc:language>zh" in files["content.opf"]
+    contents = ElementTree.fromstring(files["nav.xhtml"])
+    names = ["".join(link.itertext()) for link in contents.iter(f"{HTML}a")]
+    assert "1. 核回归" in names
+    assert names[-1] == "索引"
+    if not ebook.HAN_FONT.exists():
+        pytest.skip(f"no {ebook.HAN_FONT.name} on this machine: the EPUB goes without it")
+    font = TTFont(BytesIO(files["_static/han.woff"]))
+    texts = [text.decode() for name, text in files.items() if name.endswith(".xhtml")]
+    used = {sign for text in texts for sign in re.findall("[\u4e00-\u9fff]", text)}
+    assert len(used) > 1000
+    assert {ord(sign) for sign in used} <= font.getBestCmap().keys()
+    assert len(files["_static/han.woff"]) < 2e6
+
+
+@pytest.mark.parametrize("edition", ["English", "Chinese"])
+def test_epubcheck_finds_nothing(folder: Path, chinese: Path, edition: str) -> None:
     program = required_epubcheck()
-    [path] = (folder / "epub").glob("*.epub")
+    [path] = [chinese] if edition == "Chinese" else (folder / "epub").glob("*.epub")
     done = subprocess.run(
         # Starting is most of it: a compiler that thinks less is faster.
         ["java", "-XX:TieredStopAtLevel=1", "-jar", program, "--failonwarnings", str(path)],

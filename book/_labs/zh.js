@@ -1,0 +1,2 @@
+/* What the laboratories say, in Chinese. */
+window.houseLabs.words = {};
