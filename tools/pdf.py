@@ -63,7 +63,7 @@ ABOUT = {  # title, author, rights
         "the contributors",
         "Text and figures: CC BY 4.0. Code: MIT.",
     ),
-    True: ("注意力评分函数", "本书作者", "文字与图：CC BY 4.0。代码：MIT。"),
+    True: ("注意力评分函数", "本书贡献者", "文字与图：CC BY 4.0。代码：MIT。"),
 }
 
 

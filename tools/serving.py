@@ -15,7 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
-from editions import write_settings
+from editions import UNDER, write_settings
 from playwright.sync_api import ViewportSize
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +29,7 @@ QUIET = [  # it asks for nothing by itself
     "--disable-component-update",
     "--disable-sync",
 ]
+UNREAD = ("index.html", "404.html")
 DESK = ViewportSize(width=1280, height=900)
 TEXT = {".html", ".css", ".js", ".mjs", ".svg", ".json", ".ipynb", ".txt", ".xml"}
 
@@ -115,8 +116,9 @@ def system_chromium() -> str | None:
 def reader_pages(site: Path) -> list[Path]:
     """Every page that a reader can reach by a link.
 
-    Left out are the first page, which only leads to the home page, and the page for addresses
-    that do not exist, which works at such an address only.
+    Left out are the first page of each edition, which only leads to its home page, and the page
+    for addresses that do not exist, which works at such an address only.
     """
     found = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
-    return [path for path in found if path not in (site / "index.html", site / "404.html")]
+    unread = {folder / name for folder in (site, site / UNDER) for name in UNREAD}
+    return [path for path in found if path not in unread]

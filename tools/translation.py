@@ -99,79 +99,86 @@ class Read:
 
 
 def read(text: str) -> Read:
-    parts = Counter[str]()
-
-    def noted(match: re.Match[str]) -> str:
-        said = ""
-        if match["fence"]:
-            options = OPTION.findall(match["body"])
-            if match["info"].startswith("{figure}"):
-                kept = [option for option in options if option[0] != "alt"]
-                parts[f"figure {match['info']} {kept}"] += 1
-                alt = next((value for name, value in options if name == "alt"), "")
-                inside = read(f"{alt}\n\n{OPTION.sub('', match['body'])}")
-                parts.update(inside.parts)
-                return f"\n{inside.words}\n"
-            if (
-                match["info"].startswith("{")
-                and "eval-rst" not in match["info"]
-                and not ("code" in match["info"] or "glossary" in match["info"])
-            ):
-                kind, _, title = match["info"].partition("}")
-                parts[f"block {kind}}}"] += 1
-                inside = read(f"{title}\n\n{match['body']}")
-                parts.update(inside.parts)
-                return f"\n{inside.words}\n"
-            if "glossary" in match["info"]:
-                parts[f"block {match['info']}"] += 1
-                return match["body"]
-            code = match[0]
-            if match["info"] == "sh":  # whose comments are words
-                code, said = COMMENT.sub("", code), "\n".join(COMMENT.findall(code))
-            parts[f"code {code}"] += 1
-            return f"{HELD}\n{said}"
-        if match["role"]:
-            target = re.fullmatch(r"(.*?)\s*<([^<>]+)>", match["said"], re.DOTALL)
-            term = match["kind"] == "term"  # whose name is what is read
-            said = target[1] if target else match["said"] if term else ""
-            name = target[2] if target else match["said"]
-            name = name.lower() if term else name
-            parts[f"role {match['kind']} {name}"] += 1
-            return f"{HELD if not said else ''}{said}"
-        if match["code"]:
-            parts[f"code {match['code']}"] += 1
-        elif match["display"]:
-            parts[f"formula {' '.join(match['tex'].split())} ({match['number']})"] += 1
-            return f"\n{HELD}\n"
-        elif match["inline"]:
-            parts[f"formula {match['inline']}"] += 1
-        elif match["target"]:
-            parts[f"label {match['label']}"] += 1
-            return ""
-        elif match["tag"]:
-            parts[f"tag {match['tag']}"] += 1
-            return "\n" if match["tag"].strip("</>").split()[0] in BLOCKS else ""
-        elif match["link"]:
-            parts[f"link {match['to']}"] += 1
-            return ""
-        elif match["span"]:
-            if match["class"] != ".zh":  # Chinese words beside the English, which say so
-                parts[f"class {match['class']}"] += 1
-            return ""
-        return HELD
-
-    words = PARTS.sub(noted, text)
-    words = re.sub(r"(?m)^(\s*)(?:[-*+]|\d+\.|>|#+|\|)\s+", r"\1", words).replace("[", "")
+    taken = _Taken()
+    words = PARTS.sub(taken, text)
+    plain = re.sub(r"\$[^$\n]*\$|`[^`\n]*`", "", text).splitlines()
     return Read(
-        words,
-        parts,
+        re.sub(r"(?m)^(\s*)(?:[-*+]|\d+\.|>|#+|\|)\s+", r"\1", words).replace("[", ""),
+        taken.parts,
         Counter(NUMBER.findall(words)),
         [len(match[1]) for match in re.finditer(r"(?m)^(#+) ", text)],
-        [line.count("|") for line in re.sub(r"\$[^$\n]*\$|`[^`\n]*`", "", text).splitlines()
-         if line.startswith("|")],
-    )  # fmt: skip
+        [line.count("|") for line in plain if line.startswith("|")],
+    )
 
 
+class _Taken:
+    """What stands between the words, counted. Called with each, it gives the words in it."""
+
+    def __init__(self) -> None:
+        self.parts = Counter[str]()
+
+    def __call__(self, match: re.Match[str]) -> str:
+        kind = next(name for name in KINDS if match[name])
+        return str(getattr(self, f"_{kind}")(match))
+
+    def _note(self, part: str, words: str = HELD) -> str:
+        self.parts[part] += 1
+        return words
+
+    def _fence(self, match: re.Match[str]) -> str:
+        code, directive = match[0], re.match(r"\{([\w-]+)\}(.*)", match["info"])
+        if directive and directive[1] == "glossary":
+            return self._note(f"block {match['info']}", match["body"])
+        if directive and directive[1] == "figure":
+            options = dict(OPTION.findall(match["body"]))
+            alt = options.pop("alt", "")
+            return self._note(f"figure {match['info']} {options}", self._inside(alt, match))
+        if directive and directive[1] not in {"eval-rst", "code-block", "code"}:
+            return self._note(f"block {directive[1]}", self._inside(directive[2], match))
+        if match["info"] == "sh":  # whose comments are words
+            said = "\n".join(COMMENT.findall(code))
+            return self._note(f"code {COMMENT.sub('', code)}", f"{HELD}\n{said}")
+        return self._note(f"code {code}")
+
+    def _inside(self, title: str, match: re.Match[str]) -> str:
+        inside = read(f"{title}\n\n{OPTION.sub('', match['body'])}")
+        self.parts.update(inside.parts)
+        return f"\n{inside.words}\n"
+
+    def _role(self, match: re.Match[str]) -> str:
+        target = re.fullmatch(r"(.*?)\s*<([^<>]+)>", match["said"], re.DOTALL)
+        words, name = target.groups() if target else ("", match["said"])
+        if match["kind"] == "term":  # its name is what is read, in whatever case
+            words, name = words or name, name.lower()
+        return self._note(f"role {match['kind']} {name}", words or HELD)
+
+    def _code(self, match: re.Match[str]) -> str:
+        return self._note(f"code {match['code']}")
+
+    def _display(self, match: re.Match[str]) -> str:
+        tex = " ".join(match["tex"].split())
+        return self._note(f"formula {tex} ({match['number']})", f"\n{HELD}\n")
+
+    def _inline(self, match: re.Match[str]) -> str:
+        return self._note(f"formula {match['inline']}")
+
+    def _target(self, match: re.Match[str]) -> str:
+        return self._note(f"label {match['label']}", "")
+
+    def _tag(self, match: re.Match[str]) -> str:
+        block = match["tag"].strip("</>").split()[0] in BLOCKS
+        return self._note(f"tag {match['tag']}", "\n" if block else "")
+
+    def _link(self, match: re.Match[str]) -> str:
+        return self._note(f"link {match['to']}", "")
+
+    def _span(self, match: re.Match[str]) -> str:
+        if match["class"] == ".zh":  # Chinese words beside the English, which say so
+            return ""
+        return self._note(f"class {match['class']}", "")
+
+
+KINDS = ("fence", "role", "code", "display", "inline", "target", "tag", "link", "span")
 BLOCKS = {"details", "summary", "div", "p", "br"}
 
 

@@ -246,7 +246,7 @@ def startable(name: str, source: str, code: Code, words: dict[str, str]) -> str:
         foreign = unbound(here) - code.imports.keys()
         foreign -= bound(code.trees[f"{exercise}-start"]) if begins else set()
         if foreign:
-            note = f"# {words['needs'].format(', '.join(sorted(foreign)))}\n"
+            note = f"# {words['needs'].format(words['and'].join(sorted(foreign)))}\n"
     return note + top + source
 
 

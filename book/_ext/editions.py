@@ -273,7 +273,7 @@ def other_edition(
     app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any
 ) -> None:
     """The address of the same page in the other language, for the switch and for search engines."""
-    if app.builder.name != "html" or not SETTINGS.exists() or page.startswith("_modules"):
+    if app.builder.name != "html" or not SETTINGS.exists() or page.startswith(("_modules", "404")):
         return
     here = f"{page}.html"
     up = "../" * page.count("/")

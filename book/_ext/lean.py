@@ -45,7 +45,8 @@ THEME_NOW = (
 # The logo is part of a landmark, as everything on a page should be.
 SIDEBAR = 'id="pst-primary-sidebar" role="complementary" aria-label="{}"'
 FOLDED = '<summary><span class="toctree-toggle"'  # beside an entry of the contents
-AROUND_WORDS = re.compile(f'"({"|".join(AROUND)})"')
+AROUND_WORDS = re.compile(f'(?<=[">])({"|".join(AROUND)})(?=["<])')
+EDIT = re.compile(r'(/edit/[^"]+)/book/([^"]+)\.(?:ipynb|md)"')  # words are elsewhere than code
 # Left out: the icons as a script, and tabs, which no page has.
 UNUSED = {"scripts/fontawesome.js", "design-tabs.js"}
 EMBED = 2500  # bytes of a font that are less than what asking for a file costs
@@ -256,7 +257,8 @@ def finish(app: Sphinx, error: Exception | None) -> None:
     for path, text in pages.items():
         slim = lean(text, site, set(styles), set(scripts), stamp, says(app))
         if is_chinese(app):
-            slim = AROUND_WORDS.sub(lambda said: f'"{AROUND[said[1]]}"', slim)
+            slim = AROUND_WORDS.sub(lambda said: AROUND[said[1]], slim)
+            slim = EDIT.sub(r'\1/book/zh/\2.md"', slim)
         path.write_text(slim, encoding="utf-8")
     for name in {*styles, *scripts, *UNUSED}:
         (static / name).unlink(missing_ok=True)

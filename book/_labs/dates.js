@@ -162,7 +162,7 @@
   function build(data, body) {
     var state = {}, read = {};
     var models = data.models.map(function (model) {
-      return { name: model.name, weights: dates.unpack(model.weights, data.characters) };
+      return { name: labs.say(model.name), weights: dates.unpack(model.weights, data.characters) };
     });
 
     function begin() {
@@ -175,32 +175,39 @@
     function fromChoice() { state.text = chosen()[0]; }
     function chosen() { return data.texts[state.day][state.language][state.form]; }
 
-    var language = labs.choice("language", pairs(data.languages), "", function (value) {
+    var language = labs.choice(labs.say("language"), pairs(data.languages), "", function (value) {
       state.language = Number(value);
       pick();
     });
-    var form = labs.choice("format", pairs(data.forms), "", function (value) {
+    var form = labs.choice(labs.say("format"), pairs(data.forms.map(function (form) {
+      return labs.say(form);
+    })), "", function (value) {
       state.form = Number(value);
       pick();
     });
-    var day = labs.slider("day", {
+    var day = labs.slider(labs.say("day"), {
       min: 0, max: data.days.length - 1, step: 1, value: 0,
       text: function (number) { return data.days[number]; }
     }, function (number) { state.day = number; pick(); });
     day.className += " lab-long";
-    var field = labs.field("what is read", LONGEST, function (text) { state.text = text; draw(); });
+    var field = labs.field(labs.say("what is read"), LONGEST, function (text) {
+      state.text = text;
+      draw();
+    });
     var strange = labs.buttons(data.strange.map(function (text) {
       return labs.button(text, function () { state.text = text; show(); });
     }));
-    var row = labs.slider("row", {
+    var row = labs.slider(labs.say("row"), {
       min: 1, max: ROWS, step: 1, value: 1, colour: "query",
-      text: function (number) { return number + " of " + ROWS; }
+      text: function (number) {
+        return labs.say("{number} of {all}", { number: number, all: ROWS });
+      }
     }, function (number) { state.row = number - 1; draw(); });
     var cells = models.map(function () { // of one model: what it writes, how likely, how right
       return [labs.cell({ "class": "lab-whole" }), labs.cell(), labs.cell()];
     });
-    var names = ["writes", "probability", "on the true characters"];
-    var table = labs.table("What each model writes", [
+    var names = [labs.say("writes"), labs.say("probability"), labs.say("on the true characters")];
+    var table = labs.table(labs.say("What each model writes"), [
       labs.html("tr", {}, [labs.html("td")].concat(names.map(function (name) {
         return labs.html("th", { scope: "col" }, [name]);
       })))
@@ -208,9 +215,12 @@
       return labs.html("tr", {}, [labs.html("th", { scope: "row" }, [model.name])].concat(cells[i]));
     })));
     var summary = labs.summary();
-    var reset = labs.button("Start again", function () { begin(); show(); });
+    var reset = labs.button(labs.say("Start again"), function () { begin(); show(); });
     var pictures = models.map(function (model, i) {
-      var label = model.name + ": weights of each character written on the characters that are read";
+      var label = labs.say(
+        "{model}: weights of each character written on the characters that are read",
+        { model: model.name }
+      );
       var picture = labs.drawing(label, height, function (width) { return heatmap(i, width); });
       picture.addEventListener("click", function (event) { // a row, by mouse or finger
         var at = Math.floor((event.clientY - picture.getBoundingClientRect().top - HEAD - 20) / ROW);
@@ -273,15 +283,15 @@
       var each = Math.min(36, (width - LEFT - 2) / Math.max(1, state.text.length));
       var size = Math.min(13, 1.3 * each).toFixed(1), top = HEAD + 20, parts = [];
       var rows = Math.max(ROWS, found.text.length);
-      parts.push(labs.words(models[which].name, LEFT, 14, { "font-weight": 600 }));
+      parts.push(labs.text(models[which].name, LEFT, 14, { "font-weight": 600 }));
       for (var j = 0; j < columns; j += 1) {
-        parts.push(labs.words(state.text[j] || "", LEFT + (j + 0.5) * each, top - 5, {
+        parts.push(labs.text(state.text[j] || "", LEFT + (j + 0.5) * each, top - 5, {
           "text-anchor": "middle", style: "font-size: " + size + "px"
         }));
       }
       for (var i = 0; i < rows; i += 1) {
         var y = top + i * ROW, weights = found.weights[i] || [];
-        parts.push(labs.words(found.text[i] || "", LEFT - 10, y + ROW - 4, {
+        parts.push(labs.text(found.text[i] || "", LEFT - 10, y + ROW - 4, {
           "text-anchor": "middle", "font-weight": i === state.row ? 700 : 400
         }));
         for (j = 0; j < columns; j += 1) {
@@ -311,55 +321,77 @@
       pictures.forEach(function (picture) { picture.redraw(); });
       read.found.forEach(function (one, i) {
         [
-          one.text ? one.text + mark(one.text) : "nothing",
+          one.text ? marked(one.text) : labs.say("nothing"),
           one.text ? labs.format(one.probability, 2) : "\u2013",
           one.text && read.truth
-            ? labs.format(dates.onCharacter(one.weights, read.truth.places), 2) : "not known"
+            ? labs.format(dates.onCharacter(one.weights, read.truth.places), 2)
+            : labs.say("not known")
         ].forEach(function (text, column) { cells[i][column].show(text); });
       });
       summary.say(sentence());
     }
 
-    function mark(text) {
-      if (!read.truth) { return dates.isDay(text) ? "" : " \u2717 no date"; }
-      return text === read.truth.iso ? " \u2713" : " \u2717";
+    function marked(text) {
+      if (!read.truth) {
+        return dates.isDay(text) ? text : labs.say("{text} \u2717 no date", { text: text });
+      }
+      return text + (text === read.truth.iso ? " \u2713" : " \u2717");
     }
 
     function sentence() {
       if (read.strangers.length) {
-        return "The models do not know \u201c" + read.strangers.join("\u201d, \u201c") +
-          "\u201d: no training text had it, and nothing is read.";
+        return labs.say(
+          "The models do not know \u201c{characters}\u201d: no training text had it, and " +
+          "nothing is read.", { characters: read.strangers.join(labs.say("\u201d, \u201c")) }
+        );
       }
-      if (!state.text) { return "Nothing is read. Type a date, or choose one."; }
-      return looks() + " " + verdict();
+      if (!state.text) { return labs.say("Nothing is read. Type a date, or choose one."); }
+      return labs.say("Row {row}: {looks}. {verdict}", {
+        row: state.row + 1, looks: models.map(looks).join(labs.say("; ")), verdict: verdict()
+      });
     }
 
-    function looks() {
-      return "Row " + (state.row + 1) + ": " + models.map(function (model, i) {
-        var one = read.found[i], weights = one.weights[state.row];
-        if (!weights) { return model.name + " has ended before"; }
-        var most = Math.max.apply(null, weights), at = weights.indexOf(most);
-        return model.name + " writes " + one.text[state.row] + " and looks most at " +
-          (state.text[at] === " " ? "a space" : state.text[at]) + " (character " + (at + 1) +
-          ", weight " + labs.format(most, 2) + ")";
-      }).join("; ") + ".";
+    function looks(model, i) {
+      var one = read.found[i], weights = one.weights[state.row];
+      if (!weights) { return labs.say("{model} has ended before", { model: model.name }); }
+      var most = Math.max.apply(null, weights), at = weights.indexOf(most);
+      return labs.say(
+        "{model} writes {written} and looks most at {character} (character {place}, weight " +
+        "{weight})", {
+          model: model.name, written: one.text[state.row],
+          character: state.text[at] === " " ? labs.say("a space") : state.text[at],
+          place: at + 1, weight: labs.format(most, 2)
+        }
+      );
     }
 
     function verdict() {
       var texts = read.found.map(function (one) { return one.text; });
       if (read.truth) {
         var place = read.truth.places[state.row];
-        return place < 0 ? "Nothing is copied in this row."
-          : "The true place of this digit is character " + (place + 1) + ".";
+        return place < 0 ? labs.say("Nothing is copied in this row.")
+          : labs.say("The true place of this digit is character {place}.", { place: place + 1 });
       }
-      var unknown = "This text is none of those that the page knows the answer to. ";
+      return labs.say("This text is none of those that the page knows the answer to. {doubt}", {
+        doubt: doubt(texts)
+      });
+    }
+
+    function doubt(texts) {
       var failed = models.filter(function (_, i) { return !dates.isDay(texts[i]); });
-      if (failed.length) {
-        return unknown + "But " + failed.map(function (model) { return model.name; }).join(" and ") +
-          (failed.length > 1 ? " write" : " writes") + " no date, and no model says so.";
+      var said = {
+        models: failed.map(function (model) { return model.name; }).join(labs.say(" and "))
+      };
+      if (failed.length > 1) {
+        return labs.say("But {models} write no date, and no model says so.", said);
       }
-      if (texts[0] !== texts[1]) { return unknown + "But the models differ: at least one of them is wrong."; }
-      return unknown + "Both models answer, and neither says whether it has ever seen such a form.";
+      if (failed.length) {
+        return labs.say("But {models} writes no date, and no model says so.", said);
+      }
+      if (texts[0] !== texts[1]) {
+        return labs.say("But the models differ: at least one of them is wrong.");
+      }
+      return labs.say("Both models answer, and neither says whether it has ever seen such a form.");
     }
 
     begin();
@@ -371,5 +403,5 @@
     return names.map(function (name, i) { return [String(i), name]; });
   }
 
-  labs.mount("dates", "Laboratory: where two models look", build);
+  labs.mount("dates", labs.say("Laboratory: where two models look"), build);
 })(window.houseLabs);

@@ -129,9 +129,15 @@
     var across, weights, prediction;
     var fitted = {}; // what depends on the kernel and its width alone
 
+    var titles = {
+      plot: labs.say("Measurements, the fitted curve and one query"),
+      strip: labs.say("The row of weights, a cell for each measurement"),
+      error: labs.say("Leave-one-out error against bandwidth")
+    };
+
     function keepAcross(width) { across = labs.scale(low, high, LEFT, width - RIGHT); }
 
-    var plot = labs.drawing("Measurements, the fitted curve and one query", PLOT, function (width) {
+    var plot = labs.drawing(titles.plot, PLOT, function (width) {
       keepAcross(width);
       var floor = PLOT - FLOOR;
       var up = labs.scale(bottom, top, floor, 6);
@@ -160,16 +166,16 @@
       parts.push(labs.query(x, asked ? up(prediction) : floor - 10));
       if (!asked) {
         var side = x > width / 2 ? -12 : 12;
-        parts.push(labs.words("no neighbours", x + side, floor - 6, {
+        parts.push(labs.text(labs.say("no neighbours"), x + side, floor - 6, {
           "text-anchor": side < 0 ? "end" : "start"
         }));
       }
       return parts;
     });
 
-    var strip = labs.drawing("The row of weights, a cell for each measurement", STRIP, function (width) {
+    var strip = labs.drawing(titles.strip, STRIP, function (width) {
       var each = (width - LEFT - RIGHT) / data.x.length;
-      var parts = [labs.words("weights, from 0 (faint) to 1 (red)", LEFT, 14, {})];
+      var parts = [labs.text(labs.say("weights, from 0 (faint) to 1 (red)"), LEFT, 14, {})];
       weights.forEach(function (weight, i) {
         parts.push(labs.svg("rect", labs.merge(
           { x: LEFT + i * each, y: 22, width: each, height: 30 }, labs.red(weight)
@@ -178,31 +184,33 @@
       parts.push(labs.svg("rect", {
         x: LEFT, y: 22, width: each * data.x.length, height: 30, "class": "lab-frame"
       }));
-      parts.push(labs.words("keys: measurements, in order of x", LEFT, 70, {}));
+      parts.push(labs.text(labs.say("keys: measurements, in order of x"), LEFT, 70, {}));
       return parts;
     });
 
-    var errorPlot = labs.drawing("Leave-one-out error against bandwidth", ERROR, function (width) {
+    var errorPlot = labs.drawing(titles.error, ERROR, function (width) {
       var along = labs.scale(Math.log(NARROWEST), Math.log(WIDEST), LEFT, width - RIGHT);
       var here = errors[state.kernel];
       var up = labs.scale(0, HIGHEST, ERROR - 36, 22);
       var parts = [];
       [0, 0.5, 1].forEach(function (tick) {
-        parts.push(labs.words(String(tick), LEFT - 8, up(tick) + 4, { "text-anchor": "end" }));
+        parts.push(labs.text(String(tick), LEFT - 8, up(tick) + 4, { "text-anchor": "end" }));
       });
       [0.05, 0.2, 1].forEach(function (tick) {
-        parts.push(labs.words(String(tick), along(Math.log(tick)), ERROR - 20, { "text-anchor": "middle" }));
+        parts.push(labs.text(String(tick), along(Math.log(tick)), ERROR - 20, { "text-anchor": "middle" }));
       });
       parts.push(labs.path([[LEFT, 22], [LEFT, ERROR - 36], [width - RIGHT, ERROR - 36]], { "class": "lab-axis" }));
-      parts.push(labs.words("leave-one-out error", LEFT + 6, 14, {}));
-      parts.push(labs.words("bandwidth h", (LEFT + width) / 2, ERROR - 4, { "text-anchor": "middle" }));
+      parts.push(labs.text(labs.say("leave-one-out error"), LEFT + 6, 14, {}));
+      parts.push(labs.text(labs.say("bandwidth h"), (LEFT + width) / 2, ERROR - 4, {
+        "text-anchor": "middle"
+      }));
       parts.push(labs.path(here.map(function (error, i) {
         return error <= HIGHEST ? [along(Math.log(WIDTHS[i])), up(error)] : null;
       }), { "class": "lab-curve" }));
       var x = along(Math.log(state.bandwidth)), off = fitted.error > HIGHEST;
       parts.push(off ? labs.path([[x - 6, 28], [x, 18], [x + 6, 28], [x - 6, 28]], { "class": "lab-here" })
         : labs.svg("circle", { cx: x, cy: up(fitted.error), r: 6, "class": "lab-here" }));
-      if (off) { parts.push(labs.words("above the scale", x + 10, 28, {})); }
+      if (off) { parts.push(labs.text(labs.say("above the scale"), x + 10, 30, {})); }
       return parts;
     });
 
@@ -217,23 +225,26 @@
       };
     }
 
-    var query = labs.slider("query x", {
+    var query = labs.slider(labs.say("query x"), {
       min: low, max: high, step: 0.05, value: state.query, colour: "query",
       text: function (x) { return labs.format(x, 2); }
     }, function (x) { state.query = x; draw(); });
 
-    var width = labs.slider("bandwidth h", {
+    var width = labs.slider(labs.say("bandwidth h"), {
       min: Math.log(NARROWEST), max: Math.log(WIDEST), step: 0.01, value: Math.log(state.bandwidth),
       text: function (log) { return labs.format(Math.exp(log), Math.exp(log) < 1 ? 3 : 2); }
     }, function (log) { state.bandwidth = Math.exp(log); draw(); });
 
     var kernels = [
-      ["gaussian", "Gaussian"], ["boxcar", "boxcar"], ["triangular", "triangular"],
-      ["epanechnikov", "Epanechnikov"]
+      ["gaussian", labs.say("Gaussian")], ["boxcar", labs.say("boxcar")],
+      ["triangular", labs.say("triangular")], ["epanechnikov", "Epanechnikov"]
     ];
-    var kernel = labs.choice("kernel", kernels, state.kernel, function (name) { state.kernel = name; draw(); });
+    var kernel = labs.choice(labs.say("kernel"), kernels, state.kernel, function (name) {
+      state.kernel = name;
+      draw();
+    });
 
-    var reset = labs.button("Start again", function () {
+    var reset = labs.button(labs.say("Start again"), function () {
       state = { query: data.query, bandwidth: data.bandwidth, kernel: "gaussian" };
       query.set(state.query);
       width.set(Math.log(state.bandwidth));
@@ -279,21 +290,35 @@
     }
 
     function sentence() {
-      var error = "Leave-one-out error " + labs.format(fitted.error, 3) + (fitted.alone === 0 ? "." :
-        "; " + fitted.alone + " of the measurements have no neighbour within reach and count as predicted 0.");
+      var said = { x: labs.format(state.query, 2), error: error() };
       if (labs.sum(weights) === 0) {
-        return "No measurement is within reach of x = " + labs.format(state.query, 2) +
-          ": all weights are 0, and there is nothing to predict from. " + error;
+        return labs.say(
+          "No measurement is within reach of x = {x}: all weights are 0, and there is " +
+          "nothing to predict from. {error}", said
+        );
       }
       var heaviest = Math.max.apply(null, weights);
       var sorted = weights.slice().sort(function (a, b) { return b - a; });
       for (var total = 0, needed = 0; total < 0.9 && needed < sorted.length; needed += 1) {
         total += sorted[needed];
       }
-      return "At x = " + labs.format(state.query, 2) + " the prediction is " +
-        labs.format(prediction, 2) + ". The largest weight is " + labs.format(heaviest, 2) +
-        "; nine tenths of the attention go to " + needed + " of " + data.x.length +
-        " measurements. " + error;
+      said.prediction = labs.format(prediction, 2);
+      said.heaviest = labs.format(heaviest, 2);
+      said.needed = needed;
+      said.all = data.x.length;
+      return labs.say(
+        "At x = {x} the prediction is {prediction}. The largest weight is {heaviest}; nine " +
+        "tenths of the attention go to {needed} of {all} measurements. {error}", said
+      );
+    }
+
+    function error() {
+      var said = { error: labs.format(fitted.error, 3), alone: fitted.alone };
+      return fitted.alone === 0 ? labs.say("Leave-one-out error {error}.", said)
+        : labs.say(
+          "Leave-one-out error {error}; {alone} of the measurements have no neighbour within " +
+          "reach and count as predicted 0.", said
+        );
     }
 
     window.setTimeout(compare, 30);
@@ -305,15 +330,15 @@
       [[LEFT, 6], [LEFT, floor], [width - RIGHT, floor]], { "class": "lab-axis" }
     )];
     xs.forEach(function (x) {
-      parts.push(labs.words(String(x), across(x), floor + 17, { "text-anchor": "middle" }));
+      parts.push(labs.text(String(x), across(x), floor + 17, { "text-anchor": "middle" }));
     });
     ys.forEach(function (y) {
-      parts.push(labs.words(String(y), LEFT - 8, up(y) + 4, { "text-anchor": "end" }));
+      parts.push(labs.text(String(y), LEFT - 8, up(y) + 4, { "text-anchor": "end" }));
     });
-    parts.push(labs.words("x", (LEFT + width) / 2, floor + 34, { "text-anchor": "middle" }));
-    parts.push(labs.words("y", LEFT + 8, 16, {}));
+    parts.push(labs.text("x", (LEFT + width) / 2, floor + 34, { "text-anchor": "middle" }));
+    parts.push(labs.text("y", LEFT + 8, 16, {}));
     return parts;
   }
 
-  labs.mount("kernel-regression", "Laboratory: kernel regression", build);
+  labs.mount("kernel-regression", labs.say("Laboratory: kernel regression"), build);
 })(window.houseLabs);

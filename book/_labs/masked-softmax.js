@@ -58,24 +58,33 @@
       var near = format === "float16" ? 5e-3 : 1e-6;
       if (weights.some(isNaN)) { return "nan"; }
       if (masked.loses(scores, valid, format) && labs.sum(weights) === 0) {
-        return format + " has lost the scores of the valid keys";
+        return labs.say("{format} has lost the scores of the valid keys", { format: format });
       }
       var lost = labs.sum(weights.slice(valid));
-      if (lost > near) { return labs.format(lost, 2) + " of the attention goes to padding"; }
+      if (lost > near) {
+        return labs.say("{lost} of the attention goes to padding", { lost: labs.format(lost, 2) });
+      }
       var total = labs.sum(weights);
       if (Math.abs(total - labs.sum(right)) > near) {
-        return "adds up to " + labs.format(total, 2) + ", not to " + labs.sum(right).toFixed(0);
+        return labs.say("adds up to {total}, not to {right}", {
+          total: labs.format(total, 2), right: labs.sum(right).toFixed(0)
+        });
       }
       return "";
     }
   };
 
   var FILLS = [
-    ["infinity", "fill with \u2212\u221e, empty rows are 0"],
-    ["million", "fill with \u221210\u2076"],
-    ["afterwards", "weights to 0 after the softmax"]
+    ["infinity", labs.say("fill with \u2212\u221e, empty rows are 0")],
+    ["million", labs.say("fill with \u221210\u2076")],
+    ["afterwards", labs.say("weights to 0 after the softmax")]
   ];
-  var SHIFTS = [["0", "nothing"], ["-2000000", "\u22122 000 000"]];
+  var WAYS = { // the same, as a sentence begins with them
+    infinity: labs.say("Filled with minus infinity"),
+    million: labs.say("Filled with minus a million"),
+    afterwards: labs.say("Set to zero afterwards")
+  };
+  var SHIFTS = [["0", labs.say("nothing")], ["-2000000", "\u22122 000 000"]];
   var FORMATS = [["float32", "float32"], ["float16", "float16"]];
 
   function build(data, body) {
@@ -93,9 +102,9 @@
     state.format = FORMATS[0][0];
 
     var starts = labs.buttons(data.cases.map(function (start) {
-      return labs.button(start.name, function () { take(start); show(); });
+      return labs.button(labs.say(start.name), function () { take(start); show(); });
     }));
-    var reset = labs.button("Start again", function () {
+    var reset = labs.button(labs.say("Start again"), function () {
       take(data.cases[0]);
       state.fill = FILLS[1][0];
       state.format = FORMATS[0][0];
@@ -104,23 +113,23 @@
       show();
     });
     var sliders = state.scores.map(function (score, i) {
-      return labs.slider("score of key " + i, {
+      return labs.slider(labs.say("score of key {number}", { number: i }), {
         min: -20, max: 20, step: 0.5, value: score,
         text: function (number) { return labs.format(number, 1); }
       }, function (number) { state.scores[i] = number; draw(); });
     });
-    var valid = labs.slider("valid length", {
+    var valid = labs.slider(labs.say("valid length"), {
       min: 0, max: count, step: 1, value: state.valid, text: String
     }, function (number) { state.valid = number; draw(); });
-    var shift = labs.choice("added to every score", SHIFTS, "0", function (value) {
+    var shift = labs.choice(labs.say("added to every score"), SHIFTS, "0", function (value) {
       state.shift = Number(value);
       draw();
     });
-    var format = labs.choice("number format", FORMATS, state.format, function (value) {
+    var format = labs.choice(labs.say("number format"), FORMATS, state.format, function (value) {
       state.format = value;
       draw();
     });
-    var fill = labs.choice("how padding is hidden", FILLS, state.fill, function (value) {
+    var fill = labs.choice(labs.say("how padding is hidden"), FILLS, state.fill, function (value) {
       state.fill = value;
       draw();
     });
@@ -150,24 +159,34 @@
       FILLS.forEach(function (option, i) {
         var some = masked.weights(scores, state.valid, option[0], state.format);
         var fault = masked.fault(some, scores, state.valid, state.format);
-        labs.write(verdicts[i], fault ? "\u2717 " + fault : "\u2713 right");
+        labs.write(verdicts[i], fault ? "\u2717 " + fault : labs.say("\u2713 right"));
       });
       table.show(inside, weights, state.valid);
       summary.say(sentence(scores, weights));
     }
 
     function sentence(scores, weights) {
+      var told = verdict(scores, weights);
+      return masked.loses(scores, state.valid, state.format)
+        ? labs.say(
+          "Scores this low are minus infinity in float16, before anything is hidden. " +
+          "{verdict}", { verdict: told }
+        )
+        : told;
+    }
+
+    function verdict(scores, weights) {
       var fault = masked.fault(weights, scores, state.valid, state.format);
-      var names = { infinity: "minus infinity", million: "minus a million" };
-      var way = names[state.fill] ? "Filled with " + names[state.fill] : "Set to zero afterwards";
-      var text = way + ", in " + state.format + ", this is ";
-      if (masked.loses(scores, state.valid, state.format)) {
-        text = "Scores this low are minus infinity in float16, before anything is hidden. " + text;
+      var said = { way: WAYS[state.fill], format: state.format, fault: fault };
+      if (fault === "nan") {
+        return labs.say(
+          "{way}, in {format}, this is wrong: all weights are nan, zero divided by zero.", said
+        );
       }
-      if (fault === "nan") { return text + "wrong: all weights are nan, zero divided by zero."; }
-      if (fault) { return text + "wrong: " + fault + "."; }
-      return text + (labs.sum(weights) === 0 ? "right: no key, no weight."
-        : "right: the valid keys share one unit.");
+      if (fault) { return labs.say("{way}, in {format}, this is wrong: {fault}.", said); }
+      return labs.sum(weights) === 0
+        ? labs.say("{way}, in {format}, this is right: no key, no weight.", said)
+        : labs.say("{way}, in {format}, this is right: the valid keys share one unit.", said);
     }
 
     return draw;
@@ -184,19 +203,23 @@
     }
     var kinds = several(function () { return labs.html("span"); });
     var heads = several(function (i) {
-      return labs.html("th", { scope: "col" }, ["key " + i, labs.html("br"), kinds[i]]);
+      return labs.html("th", { scope: "col" }, [
+        labs.say("key {number}", { number: i }), labs.html("br"), kinds[i]
+      ]);
     });
     var scores = several(labs.cell.bind(null, {})), shares = several(labs.cell.bind(null, {}));
     var sum = labs.cell();
-    var table = labs.table("Scores and weights of the four keys", [
-      labs.html("tr", {}, [labs.html("td")].concat(heads, [labs.html("th", { scope: "col" }, ["sum"])])),
-      row("into the softmax", scores.concat([labs.html("td")])),
-      row("weight", shares.concat([sum]))
+    var table = labs.table(labs.say("Scores and weights of the four keys"), [
+      labs.html("tr", {}, [labs.html("td")].concat(heads, [
+        labs.html("th", { scope: "col" }, [labs.say("sum")])
+      ])),
+      row(labs.say("into the softmax"), scores.concat([labs.html("td")])),
+      row(labs.say("weight"), shares.concat([sum]))
     ]);
     table.show = function (inside, weights, valid) {
       heads.forEach(function (head, i) {
         head.className = i < valid ? "key" : "lab-padding";
-        labs.write(kinds[i], i < valid ? "valid" : "padding");
+        labs.write(kinds[i], i < valid ? labs.say("valid") : labs.say("padding"));
         scores[i].show(labs.format(inside[i], inside[i] % 1 ? 1 : 0));
         shares[i].show(labs.format(weights[i], 3), weights[i]);
       });
@@ -205,5 +228,5 @@
     return table;
   }
 
-  labs.mount("masked-softmax", "Laboratory: masked softmax", build);
+  labs.mount("masked-softmax", labs.say("Laboratory: masked softmax"), build);
 })(window.houseLabs);

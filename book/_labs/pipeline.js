@@ -41,40 +41,52 @@
     return numbers.map(function (number) { return Number(number.toFixed(digits)); });
   }
 
-  var STEPS = ["query and keys", "scores", "exponentials", "weights", "output"];
+  var STEPS = [
+    labs.say("query and keys"), labs.say("scores"), labs.say("exponentials"), labs.say("weights"),
+    labs.say("output")
+  ];
 
   function build(data, body) {
     var start = data.query, query = start.slice(), step = 0;
-    var back = labs.button("Back", function () { go(step - 1); });
-    var next = labs.button("Next", function () { go(step + 1); });
-    var stepper = labs.slider("step", {
+    var back = labs.button(labs.say("Back"), function () { go(step - 1); });
+    var next = labs.button(labs.say("Next"), function () { go(step + 1); });
+    var stepper = labs.slider(labs.say("step"), {
       min: 1, max: STEPS.length, step: 1, value: 1,
-      text: function (number) { return number + " of " + STEPS.length; }
+      text: function (number) {
+        return labs.say("{number} of {all}", { number: number, all: STEPS.length });
+      }
     }, function (number) { go(number - 1); });
     var sliders = data.features.map(function (feature, i) {
-      return labs.slider("query: " + feature, {
+      return labs.slider(labs.say("query: {feature}", { feature: labs.say(feature) }), {
         min: 0, max: 4, step: 0.5, value: query[i], colour: "query",
         text: function (number) { return labs.format(number, 1); }
       }, function (number) { query[i] = number; draw(); });
     });
     var columns = data.keys.length + 1; // and their sum
     var rows = {
-      query: row("query", shape(1, start.length), 0, 1, "query"),
-      keys: row("keys", shape(data.keys.length, start.length), 0, columns, "key"),
-      scores: row("scores", shape(1, data.keys.length), 1, columns),
-      raised: row("exp", shape(1, data.keys.length), 2, columns),
-      weights: row("weights", shape(1, data.keys.length), 3, columns),
-      values: row("values", shape(data.values.length, data.values[0].length), 0, columns, "value"),
-      output: row("output", shape(1, data.values[0].length), 4, 1)
+      query: row(labs.say("query"), shape(1, start.length), 0, 1, "query"),
+      keys: row(labs.say("keys"), shape(data.keys.length, start.length), 0, columns, "key"),
+      scores: row(labs.say("scores"), shape(1, data.keys.length), 1, columns),
+      raised: row(labs.say("exp"), shape(1, data.keys.length), 2, columns),
+      weights: row(labs.say("weights"), shape(1, data.keys.length), 3, columns),
+      values: row(
+        labs.say("values"), shape(data.values.length, data.values[0].length), 0, columns, "value"
+      ),
+      output: row(labs.say("output"), shape(1, data.values[0].length), 4, 1)
     };
-    var names = [labs.html("td")].concat(data.names.concat("sum").map(function (name) {
+    var names = data.names.map(function (name) { return labs.say(name); });
+    var outputs = data.outputs.map(function (name) { return labs.say(name); });
+    var heads = [labs.html("td")].concat(names.concat(labs.say("sum")).map(function (name) {
       return labs.html("th", { scope: "col" }, [name]);
     }));
-    var table = labs.table("From the query to the output", [labs.html("tr", {}, names)].concat(
-      Object.keys(rows).map(function (name) { return rows[name].node; })
-    ));
+    var table = labs.table(
+      labs.say("From the query to the output"),
+      [labs.html("tr", {}, heads)].concat(
+        Object.keys(rows).map(function (name) { return rows[name].node; })
+      )
+    );
     var summary = labs.summary();
-    var reset = labs.button("Start again", function () {
+    var reset = labs.button(labs.say("Start again"), function () {
       query = start.slice();
       sliders.forEach(function (slider, i) { slider.set(query[i]); });
       go(0);
@@ -125,10 +137,16 @@
       rows.raised.show(numbers(here.raised.concat(here.total), 2));
       rows.weights.show(numbers(here.weights.concat(labs.sum(here.weights)), 3), here.weights);
       rows.values.show(vectors(data.values));
-      rows.output.show([here.output.map(function (number, i) {
-        return data.outputs[i] + " " + labs.format(number, 2);
-      }).join(", ")]);
-      summary.say("Step " + (step + 1) + ", " + STEPS[step] + ". " + sentence(here));
+      rows.output.show([answer(here)]);
+      summary.say(labs.say("Step {number}, {step}. {sentence}", {
+        number: step + 1, step: STEPS[step], sentence: sentence(here)
+      }));
+    }
+
+    function answer(here) {
+      return here.output.map(function (number, i) {
+        return labs.say("{name} {number}", { name: outputs[i], number: labs.format(number, 2) });
+      }).join(labs.say(", "));
     }
 
     /* The step worked out for the first key */
@@ -136,18 +154,25 @@
       var products = query.map(function (number, i) {
         return number + "\u00b7" + data.keys[0][i];
       }).join(" + ");
-      var score = labs.format(here.scores[0], 3), raised = labs.format(here.raised[0], 2);
+      var said = {
+        name: names[0], products: products, width: query.length, output: answer(here),
+        score: labs.format(here.scores[0], 3), raised: labs.format(here.raised[0], 2),
+        total: labs.format(here.total, 2), weight: labs.format(here.weights[0], 3)
+      };
       return [
-        "The query is compared with each key. The values wait.",
-        data.names[0] + ": (" + products + ") / \u221a" + query.length + " = " + score +
-          ". A score for each key; the feature axis is summed away.",
-        data.names[0] + ": e to the power " + score + " is " + raised +
-          ". All four add up to " + labs.format(here.total, 2) + ".",
-        data.names[0] + ": " + raised + " / " + labs.format(here.total, 2) + " = " +
-          labs.format(here.weights[0], 3) + ". The row adds up to one, but for the last digit.",
-        "Each value counts by its weight: " + here.output.map(function (number, i) {
-          return data.outputs[i] + " " + labs.format(number, 2);
-        }).join(", ") + " minutes. The key axis is summed away."
+        labs.say("The query is compared with each key. The values wait."),
+        labs.say(
+          "{name}: ({products}) / \u221a{width} = {score}. A score for each key; the feature " +
+          "axis is summed away.", said
+        ),
+        labs.say("{name}: e to the power {score} is {raised}. All four add up to {total}.", said),
+        labs.say(
+          "{name}: {raised} / {total} = {weight}. The row adds up to one, but for the last " +
+          "digit.", said
+        ),
+        labs.say(
+          "Each value counts by its weight: {output} minutes. The key axis is summed away.", said
+        )
       ][step];
     }
 
@@ -165,5 +190,5 @@
 
   function shape(rows, columns) { return "(" + rows + ", " + columns + ")"; }
 
-  labs.mount("pipeline", "Laboratory: attention step by step", build);
+  labs.mount("pipeline", labs.say("Laboratory: attention step by step"), build);
 })(window.houseLabs);

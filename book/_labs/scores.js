@@ -28,8 +28,8 @@
   }
 
   var KINDS = [
-    ["dot", "dot product"], ["scaled", "scaled dot"], ["gaussian", "Gaussian"],
-    ["additive", "additive"]
+    ["dot", labs.say("dot product")], ["scaled", labs.say("scaled dot")],
+    ["gaussian", labs.say("Gaussian")], ["additive", labs.say("additive")]
   ];
   var LARGEST = 190, TITLE = 22, ROW = 46; // of a plane, what stands above it and below
 
@@ -40,9 +40,8 @@
     var rows = {};
 
     var pictures = KINDS.map(function (kind) {
-      var picture = labs.drawing(kind[1] + ": query, keys and their weights", height, function (width) {
-        return plane(kind, width);
-      });
+      var label = labs.say("{score}: query, keys and their weights", { score: kind[1] });
+      var picture = labs.drawing(label, height, function (width) { return plane(kind, width); });
       picture.setAttribute("class", "lab-drawing lab-touch");
       labs.draggable(picture, function (x, y) {
         var map = frame(picture.parentNode.clientWidth);
@@ -69,17 +68,17 @@
       draw();
     }
 
-    var sliders = ["first", "second"].map(function (name, i) {
-      return labs.slider("query, " + name, {
+    var sliders = [labs.say("query, first"), labs.say("query, second")].map(function (name, i) {
+      return labs.slider(name, {
         min: -limit, max: limit, step: 0.1, value: query[i], colour: "query",
         text: function (number) { return labs.format(number, 1); }
       }, function (number) { query[i] = number; draw(); });
     });
-    var dimension = labs.slider("features d", {
+    var dimension = labs.slider(labs.say("features d"), {
       min: 0, max: widths.length - 1, step: 1, value: 0,
       text: function (number) { return String(widths[number]); }
     }, function (number) { chosen = number; draw(); });
-    var reset = labs.button("Start again", function () {
+    var reset = labs.button(labs.say("Start again"), function () {
       chosen = 0;
       dimension.set(0);
       move(start[0], start[1]);
@@ -100,7 +99,7 @@
       }
       var corner = map.middle - map.half;
       var parts = [
-        labs.words(kind[1], map.middle, 14, { "text-anchor": "middle", "font-weight": 600 }),
+        labs.text(kind[1], map.middle, 14, { "text-anchor": "middle", "font-weight": 600 }),
         labs.svg("rect", {
           x: corner, y: TITLE, width: 2 * map.half, height: 2 * map.half, "class": "lab-frame"
         })
@@ -110,7 +109,7 @@
         parts.push(labs.path([at([0, 0]), tip], { "class": "lab-key" }));
         parts.push(labs.svg("rect", labs.merge(square, { "class": "lab-key-mark" })));
         parts.push(labs.svg("rect", labs.merge(square, labs.red(weights[i]))));
-        parts.push(labs.words(data.names[i], tip[0], tip[1] - 10, { "text-anchor": "middle" }));
+        parts.push(labs.text(data.names[i], tip[0], tip[1] - 10, { "text-anchor": "middle" }));
       });
       var tip = at(query);
       parts.push(labs.path([at([0, 0]), tip], { "class": "lab-query-arrow" }));
@@ -124,11 +123,11 @@
       var bottom = height(width) - 1, parts = [];
       weights.forEach(function (weight, i) {
         var box = { x: left + i * each, y: bottom - 22, width: each, height: 22 };
-        parts.push(labs.words(data.names[i], box.x + each / 2, bottom - 27, { "text-anchor": "middle" }));
+        parts.push(labs.text(data.names[i], box.x + each / 2, bottom - 27, { "text-anchor": "middle" }));
         parts.push(labs.svg("rect", labs.merge(box, labs.red(weight))));
         parts.push(labs.svg("rect", labs.merge(box, { "class": "lab-frame" })));
         if (each < 30) { return; } // no room for a number
-        parts.push(labs.words(labs.format(weight, 2), box.x + each / 2, bottom - 6, {
+        parts.push(labs.text(labs.format(weight, 2), box.x + each / 2, bottom - 6, {
           "text-anchor": "middle", "class": weight > 0.73 ? "lab-on-strong" : "lab-on-faint"
         }));
       });
@@ -150,22 +149,30 @@
         }));
       });
       pictures.forEach(function (picture) { picture.redraw(); });
-      summary.say("With " + d + " features: " + KINDS.map(function (kind) {
-        return kind[1] + " " + favourite(rows[kind[0]]);
-      }).join(", ") + ". Each names the key with the largest weight." + (d > 2 ?
-        " Drawn are the first two of " + d + " coordinates; the others of the query stay as they are." : ""));
+      var said = { d: d, favourites: KINDS.map(favourite).join(labs.say(", ")) };
+      summary.say(d > 2
+        ? labs.say(
+          "With {d} features: {favourites}. Each names the key with the largest weight. " +
+          "Drawn are the first two of {d} coordinates; the others of the query stay as they " +
+          "are.", said
+        )
+        : labs.say(
+          "With {d} features: {favourites}. Each names the key with the largest weight.", said
+        ));
     }
 
     /* The key with the largest weight; those that share it */
-    function favourite(weights) {
-      var most = Math.max.apply(null, weights);
+    function favourite(kind) {
+      var weights = rows[kind[0]], most = Math.max.apply(null, weights);
       var first = data.names.filter(function (_, i) { return most - weights[i] < 1e-9; });
-      return (first.length === weights.length ? "all alike" : first.join(" and ")) + " " +
-        labs.format(most, 2);
+      return labs.say("{score} {keys} {weight}", {
+        score: kind[1], weight: labs.format(most, 2),
+        keys: first.length === weights.length ? labs.say("all alike") : first.join(labs.say(" and "))
+      });
     }
 
     return draw;
   }
 
-  labs.mount("scores", "Laboratory: four scores", build);
+  labs.mount("scores", labs.say("Laboratory: four scores"), build);
 })(window.houseLabs);

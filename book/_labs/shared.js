@@ -35,6 +35,22 @@
     return (number < 0 && Number(text) !== 0 ? "\u2212" : "") + text;
   };
 
+  /* Words: `zh.js` has those of the Chinese edition, under the English ones. */
+
+  labs.words = {};
+  var templates = {}; // split at their places: words, a name, words, a name, words
+
+  /* A text in the language of the page, its places `{name}` filled with the value of that name.
+     What is said is a sentence, or a name: another language has another order. */
+  labs.say = function (text, values) {
+    var parts = templates[text];
+    if (!parts) { parts = templates[text] = (labs.words[text] || text).split(/\{(\w+)\}/); }
+    for (var said = parts[0], i = 1; i < parts.length; i += 2) {
+      said += values[parts[i]] + parts[i + 1];
+    }
+    return said;
+  };
+
   /* Elements */
 
   function fill(element, attributes, children) {
@@ -132,7 +148,7 @@
     return labs.path([[x, y - 9], [x + 8, y + 6], [x - 8, y + 6], [x, y - 9]], { "class": "lab-query-mark" });
   };
 
-  labs.words = function (text, x, y, attributes) {
+  labs.text = function (text, x, y, attributes) {
     return labs.svg("text", labs.merge({ x: x, y: y }, attributes), text);
   };
 

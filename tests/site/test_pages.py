@@ -18,7 +18,7 @@ from tools.serving import ROOT
 
 # Links that a reader may follow; everything else on a page must come with the book.
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "srcset"}
-ONLY_NAMED = {"canonical", "author", "license"}
+ONLY_NAMED = {"canonical", "author", "license", "alternate"}
 
 
 @cache
