@@ -19,13 +19,17 @@ PUBLISHED = {
 ABSENT = "no/such/page.html"  # so deep that relative links would fail
 
 
-# Where looking at all pages of both editions would take too long, these stand for the Chinese.
 ONE_OF_EACH_KIND = {"index", "03-masked-softmax", "glossary", "masks", "search"}
 EPUBCHECK = Path("/usr/share/java/epubcheck.jar")  # where Debian's package has it
 
 
 def is_chinese(page: Path) -> bool:
     return UNDER in page.parts
+
+
+def few_chinese(pages: list[Path]) -> list[Path]:
+    """Of the Chinese pages, which are made as the English ones, one of each kind for all."""
+    return [path for path in pages if not is_chinese(path) or path.stem in ONE_OF_EACH_KIND]
 
 
 def required_chromium() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, ViewportSize
 
-from tests.site.helpers import ABSENT, ONE_OF_EACH_KIND, is_chinese
+from tests.site.helpers import ABSENT, few_chinese
 from tools.serving import DESK
 
 PHONE = ViewportSize(width=360, height=780)
@@ -73,8 +73,8 @@ def visits(
     """
     served = request.param == "served in dark"
     home = address if served else site.as_uri()
-    few = [path for path in pages if not is_chinese(path) or path.stem in ONE_OF_EACH_KIND]
-    urls = [f"{home}/{path.relative_to(site)}" for path in (few if served else kinds)[1:]]
+    visited = few_chinese(pages[1:]) if served else kinds[1:]
+    urls = [f"{home}/{path.relative_to(site)}" for path in visited]
     context = browser.new_context(
         viewport=PHONE if served else DESK, color_scheme="dark" if served else "light"
     )
