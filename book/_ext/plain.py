@@ -28,6 +28,7 @@ from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import sphinx_domains
+from words import FENCE
 
 # What stands in Markdown, in the order in which it must be looked for
 TOKEN = re.compile(
@@ -96,7 +97,7 @@ class Chapter:
     def headings(self) -> dict[str, str]:
         """The title of each section as this notebook writes it, by every name of the section."""
         found = dict[str, str]()
-        text = "\n\n".join(re.sub(FENCE, "", cell.source, flags=re.M | re.S)
+        text = "\n\n".join(FENCE.sub("", cell.source)
                            for cell in self.cells if cell.cell_type == "markdown")  # fmt: skip
         written = [match[2] for match in HEADING.finditer(text)]
         sections = list(self.tree.findall(nodes.section))
@@ -224,9 +225,6 @@ class Chapter:
 def finished(app: Sphinx, page: str) -> nodes.document:
     """A page with all that it refers to, made once for all chapters."""
     return app.env.get_and_resolve_doctree(page, app.builder)
-
-
-FENCE = r"^(`{3,}|~{3,}|:{3,}).*?^\1[ ]*$"
 
 
 def asked(text: str) -> Iterator[str]:
