@@ -40,6 +40,20 @@ async (pages) => {
         article.querySelectorAll('a[href]:not([href^="#"], [href^="http"])').forEach((link) => {
             link.replaceWith(...link.childNodes);
         });
+        // The label of a section would stay behind where the section goes to the next page.
+        article.querySelectorAll("section > span:empty + :is(h2, h3, h4, h5)").forEach((heading) => {
+            heading.prepend(heading.previousElementSibling);
+        });
+        article.querySelectorAll("dl.py p.rubric + p").forEach((text) => {
+            text.prepend(make("b", "", ...text.previousElementSibling.childNodes, ": "));
+            text.previousElementSibling.remove();
+        });
+        for (const signature of article.querySelectorAll("dt.sig:has(.sig-line)")) {
+            const lines = [...signature.querySelectorAll(".sig-line")];
+            lines[0].previousSibling.remove();
+            lines.at(-1).nextSibling.remove();
+            lines.at(-1).lastChild.remove(); // a comma
+        }
     };
 
     // A link leads to "#document-<page>#<name>", or to a name on its own page; there are names,
@@ -64,7 +78,7 @@ async (pages) => {
             }
             renamed.set(page, names);
         };
-        parts.forEach((part, page) => nameAll(page, part.querySelectorAll("[id]")));
+        parts.forEach((part, page) => nameAll(page, [part, ...part.querySelectorAll("[id]")]));
         const others = [...article.querySelectorAll("[id]")].filter((e) => !e.closest(".book-part"));
         nameAll("", others);
         for (const link of article.querySelectorAll('a[href^="#"]')) {
@@ -142,9 +156,9 @@ async (pages) => {
 
     // A link to a chapter or a section says on which page it begins; as yet, how much room that takes.
     const addPages = () => {
-        for (const link of article.querySelectorAll('.book-part a[href^="#"]:not(.headerlink)')) {
+        for (const link of article.querySelectorAll('section a[href^="#"]:not(.headerlink)')) {
             const target = document.getElementById(decodeURIComponent(link.getAttribute("href").slice(1)));
-            const begins = target && target.matches("section, section > span:empty");
+            const begins = target && target.matches("section, section > :is(h2, h3, h4, h5) > span:empty");
             if (begins && link.textContent) link.append(make("span", "on-page", SAYS.on("000")));
         }
     };
