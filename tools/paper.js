@@ -134,7 +134,7 @@ async (pages) => {
                 title.id = "solution-of-" + section.id;
                 back.append(title);
             }
-            const link = make("a", "", isQuiz ? SAYS.answer : SAYS.solution);
+            const link = make("a", "", isQuiz ? SAYS.answer : SAYS.solution, make("span", "", SAYS.at("000")));
             link.href = "#solution-of-" + section.id;
             const line = make("p", "to-solution", link);
             if (isQuiz) {
@@ -197,7 +197,7 @@ async (pages) => {
             link.querySelector("b").textContent = pageOf(link) || "";
         });
         article.querySelectorAll(".to-solution a").forEach((link) => {
-            link.textContent += SAYS.at(pageOf(link));
+            link.querySelector("span").textContent = SAYS.at(pageOf(link));
         });
         article.querySelectorAll("a > .on-page").forEach((where) => {
             const page = pageOf(where.parentElement);

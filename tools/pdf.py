@@ -68,9 +68,16 @@ ABOUT = {  # title, author, rights
 
 
 def write_book(page: Page, target: Path, *, chinese: bool = False) -> None:
-    """Print twice: the first time tells the page numbers for the contents."""
-    page.evaluate(PREPARE, beginnings(printed(page)))
+    """Print until every page has the number that it is said to have: it takes room itself."""
     book = printed(page)
+    for _ in range(5):
+        said = beginnings(book)
+        page.evaluate(PREPARE, said)
+        book = printed(page)
+        if beginnings(book) == said:
+            break
+    else:
+        raise RuntimeError("the pages have other numbers after each printing")
     with book.open_metadata() as about:
         about["dc:title"], author, about["dc:rights"] = ABOUT[chinese]
         about["dc:creator"] = [author]

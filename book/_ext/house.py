@@ -62,6 +62,7 @@ def mended(body: str, english: bool = True) -> str:
     else:  # the documentation of the package is English, under Chinese names of its parts
         body = body.replace('<dl class="py ', '<dl lang="en" class="py ')
         body = body.replace('<dt class="field-', '<dt lang="zh-CN" class="field-')
+        body = re.sub(r'(?<=<dt lang="zh-CN" class="field-)(\w+">)Type<', r"\1类型<", body)
     body = re.sub(r'<th class="([^"]*)">(?:\s*<p>\s*</p>)?\s*</th>', r'<td class="\1"></td>', body)
     body = re.sub(r"<th\b.*?</th>", named, body, flags=re.DOTALL)
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')

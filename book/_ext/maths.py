@@ -207,8 +207,8 @@ class StayTogether(SphinxPostTransform):
 
     def run(self, **kwargs: Any) -> None:
         for node in list(self.document.findall(nodes.math)):
-            before = _cut(node, -1, r"[(\[“‘]+$")
-            behind = _cut(node, 1, r"[,.;:?!)\]’”…-]+")
+            before = _cut(node, -1, r"[(\[“‘（《]+$")
+            behind = _cut(node, 1, r"[,.;:?!)\]’”…，。、；：？！）》-]+")
             if before or behind:
                 together = nodes.inline(classes=["together"])
                 node.replace_self(together)

@@ -88,11 +88,11 @@ def check_11_zigzag(answer: Any) -> Verdict:
         size = tokens // (2 * processes)
         return [first * size, (first + 1) * size, last * size, (last + 1) * size]
 
-    n = int(torch.randint(3, 9, (), generator=fresh()))
+    n, size = torch.randint(3, 40, (2,), generator=fresh()).tolist()
     return check_function(
         answer,
         reference=reference,
-        cases=[(4, 1, 0), (8, 2, 0), (8, 2, 1), (24, 3, 2), (20 * n, n, n - 2)],
+        cases=[(4, 1, 0), (8, 2, 0), (8, 2, 1), (24, 3, 2), (2 * n * size, n, n - 2)],
         mistakes=[
             Mistake(lambda t, n, r: stretches(t, n, r, 2 * n - r),
                     _("The second stretch is one too far: the last of 2n stretches has the number "

@@ -142,7 +142,7 @@ SMALL = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <div class="cell"><pre>check()</pre><div class="cell_output"><p>○ <b>Your turn.</b></p></div></div>
 <details class="solution"><summary>The solution</summary><p>Because.</p></details></section>
 </section>
-<span id="document-p/2"></span><section id="two"><h2>2. Two</h2>
+<span id="document-p/2"></span><section id="one"><h2>2. Two</h2>
 <section id="a"><h3>2.1. B</h3><p>More. <a href="#a">Here.</a> <a href="#document-p/1#a">A</a></p>
 </section></section></div></section></article></body></html>"""
 
