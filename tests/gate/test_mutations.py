@@ -228,7 +228,8 @@ def run_pytest(tree: Path, *arguments: str) -> tuple[int, str]:
     """Run the copy's tests with the copy's package, in kernels too."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     environment["PYTHONPATH"] = str(tree)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--color=no", *arguments]
+    quick = ["-p", "no:hypothesispytest"]  # which takes a second to import
+    command = [sys.executable, "-m", "pytest", *quick, "-x", "-q", "--color=no", *arguments]
     done = subprocess.run(
         command, cwd=tree, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
@@ -390,7 +391,11 @@ def test_a_mistake_in_the_package_turns_a_chapter_red(
     tree: Path, module: str, pattern: str, replacement: str, number: str
 ) -> None:
     substitute(tree / "d2lattn" / module, pattern, replacement)
-    status, message = run_pytest(tree, *map(str, tree.glob(f"book/{number}-*.ipynb")))
+    chapter = next(tree.glob(f"book/{number}-*.ipynb"))
+    notebook = nbformat.read(chapter, as_version=4)
+    notebook.cells = notebook.cells[: 3 * len(notebook.cells) // 5]  # its beginning notices
+    nbformat.write(notebook, chapter)
+    status, message = run_pytest(tree, str(chapter))
     assert status == pytest.ExitCode.TESTS_FAILED, message
 
 

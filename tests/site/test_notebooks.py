@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,6 +23,7 @@ from tests.gate.measure import Tolerance
 from tests.gate.pages import ROOT, code_cells
 from tests.gate.running import run_chapter
 from tests.site.helpers import PUBLISHED
+from tests.site.test_pages import parsed, soup_of
 from tools import notebooks
 
 QUICK = "02-queries-keys-values"  # runs in seconds
@@ -34,29 +37,49 @@ def plain(site: Path, name: str) -> NotebookNode:
     return notebook
 
 
-def page_of(site: Path, name: str) -> BeautifulSoup:
-    text = (site / "book" / f"{name}.html").read_text(encoding="utf-8")
-    return BeautifulSoup(re.sub(r"<mjx-math\b.*?</mjx-math>", "", text, flags=re.S), "html.parser")
-
-
 @pytest.fixture(scope="module", params=CHAPTERS)
 def chapter(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def shown(site: Path, chapter: str) -> BeautifulSoup:
-    """A notebook as nbconvert shows it: Markdown as Jupyter has it."""
-    body, _ = HTMLExporter(template_name="basic").from_notebook_node(plain(site, chapter))
-    return BeautifulSoup(body, "html.parser")
+def notebook(site: Path, chapter: str) -> NotebookNode:
+    return plain(site, chapter)
+
+
+@pytest.fixture(scope="module")
+def page(site: Path, chapter: str) -> BeautifulSoup:
+    return soup_of(site / "book" / f"{chapter}.html")
+
+
+@pytest.fixture(scope="module")
+def shown(notebook: NotebookNode) -> BeautifulSoup:
+    """A notebook as nbconvert shows it: Markdown as Jupyter has it, without code and drawings,
+    which are most of it and say nothing here."""
+    texts = deepcopy(notebook)
+    for cell in texts.cells:
+        if cell.cell_type == "code":
+            cell.source = ""
+            cell.outputs = [output for output in cell.outputs if not is_drawing(output)]
+    body, _ = HTMLExporter(template_name="basic").from_notebook_node(texts)
+    return parsed(body)
+
+
+def is_drawing(output: NotebookNode) -> bool:
+    return any(kind.startswith("image/") for kind in output.get("data", {}))
+
+
+@cache
+def written(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 def words(tag: Tag | BeautifulSoup) -> str:
     return " ".join(tag.get_text().split())
 
 
-def test_nothing_is_left_that_only_the_book_understands(site: Path, chapter: str) -> None:
-    for cell in plain(site, chapter).cells:
+def test_nothing_is_left_that_only_the_book_understands(notebook: NotebookNode) -> None:
+    for cell in notebook.cells:
         if cell.cell_type == "markdown":
             assert not UNSAID.search(cell.source), f"{cell.id}: {cell.source}"
         elif not cell.metadata.get("jupyter", {}).get("source_hidden"):
@@ -65,9 +88,7 @@ def test_nothing_is_left_that_only_the_book_understands(site: Path, chapter: str
         assert 'class="lab"' not in text, "a laboratory without its script"
 
 
-def test_every_link_of_a_notebook_leads_somewhere(
-    site: Path, chapter: str, shown: BeautifulSoup
-) -> None:
+def test_every_link_of_a_notebook_leads_somewhere(site: Path, shown: BeautifulSoup) -> None:
     names = {str(element["id"]) for element in shown.find_all(id=True)}
     links = shown.select(".text_cell a[href]:not(.anchor-link)")
     assert len(links) > 5
@@ -78,22 +99,22 @@ def test_every_link_of_a_notebook_leads_somewhere(
             assert unquote(address[1:]) in names, address
         elif address.startswith(PUBLISHED["BOOK_URL"]):
             parts = urlsplit(address.removeprefix(PUBLISHED["BOOK_URL"]))
-            page = site / parts.path[1:]
-            assert page.is_file(), address
+            target = site / parts.path[1:]
+            assert target.is_file(), address
             fragment = unquote(parts.fragment)
-            assert not fragment or f'id="{fragment}"' in page.read_text(encoding="utf-8"), address
+            assert not fragment or f'id="{fragment}"' in written(target), address
         else:
             assert address.startswith("https://"), address
 
 
 def test_figures_have_the_captions_and_numbers_of_the_page(
-    site: Path, chapter: str, shown: BeautifulSoup
+    chapter: str, notebook: NotebookNode, page: BeautifulSoup, shown: BeautifulSoup
 ) -> None:
     here = words(shown)
-    captions = page_of(site, chapter).select("article figure figcaption .caption-number")
+    captions = page.select("article figure figcaption .caption-number")
     for number in captions:
         assert f"{words(number)}." in here, number
-    drawn = [cell for cell in plain(site, chapter).cells if cell.id.endswith("-caption")]
+    drawn = [cell for cell in notebook.cells if cell.id.endswith("-caption")]
     stored = nbformat.read(ROOT / "book" / f"{chapter}.ipynb", as_version=4)
     figures = [cell for cell in stored.cells if "figure" in cell.metadata.get("mystnb", {})]
     assert len(drawn) == len(figures) > 0
@@ -101,7 +122,7 @@ def test_figures_have_the_captions_and_numbers_of_the_page(
 
 
 def test_the_text_of_a_notebook_is_that_of_the_page(
-    site: Path, chapter: str, shown: BeautifulSoup
+    page: BeautifulSoup, shown: BeautifulSoup
 ) -> None:
     """Every number, name and word that a role stands for, where there is no formula beside it."""
 
@@ -111,23 +132,25 @@ def test_the_text_of_a_notebook_is_that_of_the_page(
     here = letters(words(shown))
     paragraphs = [
         letters(words(paragraph))
-        for paragraph in page_of(site, chapter).select("article section > p")
+        for paragraph in page.select("article section > p")
         if not paragraph.select_one(".math, [download]")
     ]
     assert len(paragraphs) > 10
     assert [text for text in paragraphs if text not in here] == []
 
 
-def test_quizzes_hints_and_solutions_fold(site: Path, chapter: str, shown: BeautifulSoup) -> None:
-    page = page_of(site, chapter).select("article details:is(.hint, .solution, .option)")
-    assert len(shown.select("details > summary")) == len(page) > 4
-    for cell in plain(site, chapter).cells:
+def test_quizzes_hints_and_solutions_fold(
+    notebook: NotebookNode, page: BeautifulSoup, shown: BeautifulSoup
+) -> None:
+    folded = page.select("article details:is(.hint, .solution, .option)")
+    assert len(shown.select("details > summary")) == len(folded) > 4
+    for cell in notebook.cells:
         if cell.id.endswith(("-solution", "-quoted")):
             assert cell.metadata.jupyter.source_hidden
 
 
-def test_an_exercise_can_be_started_without_the_chapter(site: Path, chapter: str) -> None:
-    starts = [cell for cell in plain(site, chapter).cells if cell.id.endswith("-start")]
+def test_an_exercise_can_be_started_without_the_chapter(notebook: NotebookNode) -> None:
+    starts = [cell for cell in notebook.cells if cell.id.endswith("-start")]
     assert starts
     for cell in starts:
         tree = ast.parse(cell.source)

@@ -19,14 +19,21 @@ from tools.serving import ROOT
 # Links that a reader may follow; everything else on a page must come with the book.
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "srcset"}
 ONLY_NAMED = {"canonical", "author", "license", "alternate"}
+CODE = re.compile(r"<pre\b.*?</pre>", re.DOTALL)
+COLOUR = re.compile(r'<span class="[a-z][a-z0-9]{0,2}">([^<]*)</span>')  # as Pygments writes it
+
+
+def parsed(text: str) -> BeautifulSoup:
+    """A page without what no rule asks for, three of four elements: the boxes of which formulas
+    are drawn, and the colours of code."""
+    text = re.sub(r"<mjx-math\b.*?</mjx-math>", "", text, flags=re.DOTALL)
+    text = CODE.sub(lambda code: COLOUR.sub(r"\1", code[0]), text)
+    return BeautifulSoup(text, "html.parser")
 
 
 @cache
 def soup_of(path: Path) -> BeautifulSoup:
-    """A page without the boxes of which its formulas are drawn, half of all elements."""
-    text = path.read_text(encoding="utf-8")
-    text = re.sub(r"<mjx-math\b.*?</mjx-math>", "", text, flags=re.DOTALL)
-    return BeautifulSoup(text, "html.parser")
+    return parsed(path.read_text(encoding="utf-8"))
 
 
 @cache

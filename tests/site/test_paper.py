@@ -20,6 +20,7 @@ from fontTools.ttLib import TTFont
 from playwright.sync_api import Browser, Page, ViewportSize
 
 from tests.site.helpers import required_epubcheck
+from tests.site.test_pages import parsed
 from tools.pdf import book_on_paper, write_book
 from tools.serving import build
 
@@ -41,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_page(folder: Path) -> BeautifulSoup:
     text = (folder / "singlehtml" / "book" / "index.html").read_text(encoding="utf-8")
-    return BeautifulSoup(text, "html.parser")
+    return parsed(text)
 
 
 # On paper
