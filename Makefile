@@ -34,7 +34,7 @@ lab: notebooks  ## the notebooks in JupyterLab, which it installs
 test: $(READY)  ## run every test and every chapter; ARGS="-k masking" for a part
 	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder $(ARGS)
 
-bench: $(READY)  ## time and memory against peers and floors, 10 minutes; ARGS="-k additive"
+bench: $(READY)  ## time and memory against peers and floors, a quarter of an hour; ARGS="-k additive"
 	$(BIN)/python -m benchmarks $(ARGS)
 
 refresh: $(READY)  ## run the chapters again and store the outputs that changed; ARGS="01" for one

@@ -68,8 +68,7 @@ def visits(
     """Every page, the one for wrong addresses too, at several widths and all that unfolds open.
 
     Of the listings of source only one at four widths; of the Chinese pages one of each kind served
-    in dark. 320 px is also 1280 px at 400 % zoom, 640 px
-    at 200 %.
+    in dark. 320 px is also 1280 px at 400 % zoom, 640 px at 200 %.
     """
     served = request.param == "served in dark"
     home = address if served else site.as_uri()
