@@ -61,7 +61,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Firefox]:
 def test_no_page_errs_or_scrolls_sideways(browser: Firefox, pages: list[Path]) -> None:
     found = []
     errors(browser)
-    for path in pages:
+    for path in pages[1:]:  # the first one leaves for the home page while it is looked at
         if "_modules" in path.parts:  # listings of code: one page many times
             continue
         browser.resize(360, 800)
