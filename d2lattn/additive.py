@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from d2lattn.attention import Attention
-from d2lattn.blocks import Block
+from d2lattn.blocks import Block, at_once
 from d2lattn.checks import (
     at_least_float32,
     check_floating,
@@ -243,8 +243,9 @@ class Fractions:
         batch, num_queries, hidden = self.q.shape
         num_keys = self.k.shape[1]
         per_row = num_keys * hidden
-        rows = max(1, min(ELEMENTS_OF_THE_BUFFER // per_row, num_queries))
-        size = max(1, ELEMENTS_OF_THE_BUFFER // (rows * per_row)) if rows == num_queries else 1
+        room = at_once(ELEMENTS_OF_THE_BUFFER, self.q.device)
+        rows = max(1, min(room // per_row, num_queries))
+        size = max(1, room // (rows * per_row)) if rows == num_queries else 1
         buffer = self.q.new_empty(min(size, batch) * rows * per_row)
         for start in range(0, batch, size):
             for row in range(0, num_queries, rows):

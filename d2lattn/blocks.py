@@ -101,6 +101,14 @@ def _numbers(index: Index, count: int, device: torch.device) -> Int[Tensor, " co
     return torch.arange(start, stop, device=device)
 
 
+def at_once(elements: int, device: torch.device) -> int:
+    """How many elements to work on together, of which a core's cache holds ``elements``.
+
+    A graphics card has nothing to do most of the time unless it is given many more.
+    """
+    return elements if device.type == "cpu" else 32 * elements
+
+
 def blocks_of_rows(shape: tuple[int, ...], per_row: int, elements: int) -> Iterator[Block]:
     """Blocks with all keys, in the order of memory: of many elements of the batch with all their
     queries, or of one with some; about so many ``elements``, of which a query takes ``per_row``.

@@ -1,8 +1,8 @@
 """Some queries at a time, against the keys they may see; the gradient makes their scores again."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from d2lattn.blocks import Block, blocks_of_rows
-from d2lattn.checks import is_ordinary, wants_gradients
+from d2lattn.blocks import Block, at_once, blocks_of_rows
+from d2lattn.checks import is_finite, is_ordinary, wants_gradients
 from d2lattn.derivatives import Gradients, gradients, gradients_again
 from d2lattn.engine.plain import FEW_PASSES, average, isolated
-from d2lattn.engine.probe import ChangedError, Seen, Witness, version_of
+from d2lattn.engine.probe import ChangedError, RandomState, Seen, Witness, version_of
 from d2lattn.restrictions import Restriction
 from d2lattn.score import Pairs, without_autocast
 
@@ -41,7 +41,7 @@ def in_blocks(
     of_mask = list(mask.tensors()) if mask is not None else []
     tensors = (q, k, values, *pairs.tensors, *of_mask)
     noted = [(tensor, version_of(tensor)) for tensor in tensors]
-    blocks = list(_blocks(shape, pairs, mask))
+    blocks = list(_blocks(shape, pairs, mask, at_once(ELEMENTS, q.device)))
     if dropout is None:
         blocks.reverse()  # causal ones shrink then, and fit into the memory of those before
     runs = [
@@ -62,21 +62,30 @@ def _written(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result
     log = values.new_empty(q.shape[:-1])
     for run in runs:
         at = (*run.block.batch, run.block.rows)
-        output[at], log[at] = run.first(None, q, k, values)
+        output[at], log[at] = run.first(run, q, k, values)
     return output, log
 
 
 def _kept(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
-    """Block after block, each a checkpoint: autograd finds out what took part."""
+    """Block after block, each a checkpoint: autograd finds out what took part.
+
+    A checkpoint holds what it has made again until all of it was used, so output and logsumexp
+    are one tensor: a gradient that comes by one of them goes through all that made both, as zeros,
+    which times a value that is not finite would be NaN.
+    """
     by_batch, dropout = runs[0].pairs.by_batch, runs[0].dropout
     keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout is not None)
-    found = [run.first(keep, q, k, values) for run in runs]
-    outputs, logs = zip(*(found if dropout is not None else reversed(found)), strict=True)
-    if not by_batch:
-        return torch.cat(outputs, dim=-2), torch.cat(logs, dim=-1)
-    output = torch.cat([x.flatten(0, -2) for x in outputs])
-    log = torch.cat([x.flatten() for x in logs])
-    return output.reshape(*q.shape[:-1], values.shape[-1]), log.reshape(q.shape[:-1])
+    together = is_ordinary(values) and is_finite(values)
+    found = [run.first(partial(keep, run.of_features, together), q, k, values) for run in runs]
+    if dropout is None:
+        found.reverse()
+    made = []
+    for parts in zip(*found, strict=True):
+        if by_batch:
+            made.append(torch.cat([x.flatten(0, -2) for x in parts]).reshape(*q.shape[:-1], -1))
+        else:
+            made.append(torch.cat(parts, dim=-2))
+    return made[0][..., : values.shape[-1]].contiguous(), made[-1][..., -1].contiguous()
 
 
 class _Again(torch.autograd.Function):
@@ -139,20 +148,22 @@ def _summed(
     return *of_tokens, *of_others
 
 
-def _blocks(shape: tuple[int, ...], pairs: Pairs, mask: Restriction | None) -> Iterator[Block]:
-    """As large as memory allows, in the order of memory."""
+def _blocks(
+    shape: tuple[int, ...], pairs: Pairs, mask: Restriction | None, elements: int
+) -> Iterator[Block]:
+    """As large as so many elements allow, in the order of memory."""
     *batch, num_queries, num_keys = shape
     together = 1 if pairs.by_batch else math.prod(batch)
     features = pairs.features * max(1, together)
-    rows = max(1, ELEMENTS // max(1, num_keys * features))
+    rows = max(1, elements // max(1, num_keys * features))
     if mask is not None:
         while 2 * rows <= num_queries and 2 * rows * _width(mask, 2 * rows, shape) <= (
-            ELEMENTS // features
+            elements // features
         ):
             rows *= 2
-    per_row = ELEMENTS // rows if rows < num_queries else max(1, num_keys * features)
+    per_row = elements // rows if rows < num_queries else max(1, num_keys * features)
     cut = tuple(batch) if pairs.by_batch else ()
-    for block in blocks_of_rows((*cut, num_queries, num_keys), per_row, ELEMENTS):
+    for block in blocks_of_rows((*cut, num_queries, num_keys), per_row, elements):
         part = block.batch if pairs.by_batch else (slice(None),) * len(batch)
         yield Block(shape, part, block.rows, block.columns)
 
@@ -202,18 +213,20 @@ class _Run:
     way: str | None = None  # that the first pass took, and
     seen: Seen | None = None  # the tensors from elsewhere that it used
 
-    def first(
-        self, keep: Callable[..., Any] | None, q: Tensor, k: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The first pass; begun again if it takes another way than it began."""
-        state = None if self.dropout is None else torch.get_rng_state()
-        tokens = q, k, values
-        try:
-            return self(*tokens) if keep is None else keep(self, *tokens)
-        except _AnotherWayError:
-            if state is not None:
-                torch.set_rng_state(state)
-            return self(*tokens) if keep is None else keep(self, *tokens)
+    def first(self, run: Callable[..., Any], q: Tensor, k: Tensor, values: Tensor) -> Any:
+        """The first pass, by ``run``; begun again if it takes another way than it began."""
+        state = None if self.dropout is None else RandomState(q.device)
+        with suppress(_AnotherWayError):
+            return run(q, k, values)
+        if state is not None:
+            state.restore()
+        return run(q, k, values)
+
+    def of_features(self, together: bool, q: Tensor, k: Tensor, values: Tensor) -> Sequence[Tensor]:
+        """Output and logsumexp as features of the queries, in one tensor or in two."""
+        output, log = self(q, k, values)
+        found = output, log.unsqueeze(-1)
+        return [torch.cat(found, dim=-1)] if together else found
 
     def __call__(self, q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Output and logsumexp of the block; every time of the same tensors."""

@@ -76,6 +76,30 @@ def version_of(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+class RandomState:
+    """What PyTorch's generators would draw next: the processor's, and that of a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.states = self._now()
+
+    def was_drawn_from(self) -> bool:
+        """Whether random numbers were drawn since."""
+        return not all(map(torch.equal, self.states, self._now()))
+
+    def restore(self) -> None:
+        """Draw the same numbers again."""
+        torch.set_rng_state(self.states[0])
+        if len(self.states) > 1:
+            torch.get_device_module(self.device).set_rng_state(self.states[1], self.device)
+
+    def _now(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        if self.device.type != "cpu":
+            states.append(torch.get_device_module(self.device).get_rng_state(self.device))
+        return states
+
+
 def _tensors(tree: Any) -> Iterator[Tensor]:
     return (leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
 
@@ -141,7 +165,8 @@ def _tried(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
 def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[list[int]]] | None:
     """What they return, and the sizes of what each made; None if a run leaves a trace: it draws
     random numbers, changes a tensor, or takes other tensors than the one before."""
-    generator = torch.get_rng_state()
+    device = next((x.device for run in runs for x in run.args if isinstance(x, Tensor)), None)
+    state = RandomState(device or torch.device("cpu"))
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     used: Seen | None = None
     found, sizes = [], []
@@ -154,8 +179,8 @@ def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[
                 return None
         used = witness.seen
         sizes.append(witness.sizes)
-        if witness.changed or not torch.equal(generator, torch.get_rng_state()):
-            torch.set_rng_state(generator)
+        if witness.changed or state.was_drawn_from():
+            state.restore()
             for buffer, value in before:
                 buffer.data.copy_(value)
             return None
