@@ -1,4 +1,4 @@
-"""Accessibility: axe's rules on every page, the keyboard, and rest for who asks for it."""
+"""Accessibility: contrast that axe does not see, the keyboard, and rest for who asks for it."""
 
 from __future__ import annotations
 
@@ -6,82 +6,11 @@ import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from tests.site.helpers import ABSENT, few_chinese
 from tools.serving import DESK
-
-# All that the theme decides: colours, and which of two images of a pair is there.
-OF_COLOUR = ["color-contrast", "link-in-text-block", "image-alt"]
-# Contrast takes axe most of its time, nearly the same for the thousandth word of a kind as for the
-# first. So it looks at one text of each kind: tags, classes and styles up to the top are equal, and
-# so are rows of a table that take turns. What no rule can see is out of its way: the characters of
-# formulas, half of all elements, are drawn by the style sheet, have no text and only looks as
-# attributes, and leave a box of their size; of words of code of one kind only the text stays.
-DISTINCT = """() => {
-    axe.configure({rules: [{id: "color-contrast", selector: "[data-distinct]"}]});
-    const seen = new Set(), distinct = [], others = [];
-    const says = e => e.matches("input, select") ||
-        [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim());
-    for (const e of document.querySelectorAll("body *:not(mjx-math *)")) {
-        if (!says(e) || !e.checkVisibility()) continue;
-        let kind = "";
-        for (let up = e; up; up = up.parentElement)
-            kind += [up.localName, up.getAttribute("class"), up.getAttribute("style"),
-                     /^(pst|house)-/.test(up.id) && up.id, up.rowIndex % 2] + "; ";
-        (seen.has(kind) ? others : distinct).push(e);
-        seen.add(kind);
-    }
-    const told = /^(?:id|role|tabindex|href|lang|dir|title|alt|on.*|aria-(?!hidden$).*)$/;
-    const plain = e => ![...e.attributes].some(attribute => told.test(attribute.name));
-    const formulas = [...document.querySelectorAll("mjx-math")]
-        .filter(e => !e.textContent.trim() && [...e.querySelectorAll("*")].every(plain))
-        .map(e => [e, e.offsetWidth, e.offsetHeight]);
-    // Only now: after each change the next look would lay the page out again.
-    for (const [e, width, height] of formulas) {
-        e.replaceChildren();
-        e.style.cssText += `; display: inline-block; width: ${width}px; height: ${height}px`;
-    }
-    others.filter(e => e.matches("pre span") && !e.firstElementChild && plain(e))
-        .forEach(e => e.replaceWith(...e.childNodes));
-    document.querySelectorAll("pre").forEach(e => e.normalize());
-    distinct.forEach(e => { e.dataset.distinct = ""; });
-    return seen.size;
-}"""
-DARK = "document.documentElement.dataset.theme = 'dark'"
-
-
-def faults(page: Page, **options: Any) -> list[str]:
-    options["resultTypes"] = ["violations"]
-    found = page.evaluate("options => axe.run(document, options)", options)
-    return [
-        f"{fault['id']} ({fault['impact']}): "
-        + "; ".join(node["html"][:160] for node in fault["nodes"][:3])
-        for fault in found["violations"]
-    ]
-
-
-def test_axe_finds_nothing(browser: Browser, site: Path, address: str, kinds: list[Path]) -> None:
-    """Every rule in light, then those that depend on the theme in dark, all that unfolds open."""
-    context = browser.new_context(viewport=DESK, reduced_motion="reduce", color_scheme="light")
-    page = context.new_page()
-    found = []
-    for url in [f"{address}/{ABSENT}", *(path.as_uri() for path in few_chinese(kinds[1:]))]:
-        page.goto(url, wait_until="load")
-        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        page.wait_for_timeout(300)  # the theme makes scrolling regions reachable a little late
-        page.evaluate(Axe().axe_script)
-        assert page.evaluate(DISTINCT)
-        seen = faults(page, rules={"target-size": {"enabled": True}})  # of WCAG 2.2
-        page.evaluate(DARK)
-        seen += [f"in dark, {fault}" for fault in faults(page, runOnly=OF_COLOUR)]
-        found += [f"{url.removeprefix(site.as_uri())}: {fault}" for fault in seen]
-    context.close()
-    assert not found, "\n".join(found)
 
 
 def contrast(one: str, other: str) -> float:
