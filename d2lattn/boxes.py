@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from d2lattn.groups import Group, groups_of
+from d2lattn.groups import Group, flat, groups_of
 from d2lattn.moments import Moments, Powers
 
-__all__ = ["moments_in_boxes"]
+__all__ = ["Expansions", "moments_in_boxes"]
 
 # The widest box in bandwidths and the number of polynomials, by the number of features: each
 # kernel then errs by less than 2e-14. In a plane wider boxes and more polynomials are faster.
@@ -28,8 +28,17 @@ class _Axis(NamedTuple):
     keys_at: Float[Tensor, " n"]  # where in it, from -1 to 1
     queries_at: Float[Tensor, " m"]
     num: int
-    reach: int  # in boxes
-    ratio: float  # of a box to the bandwidth
+
+
+class Expansion(NamedTuple):
+    """What boxes of one width hold, for every bandwidth that takes them."""
+
+    axes: list[_Axis]
+    coefficients: Float[Tensor, "*boxes_and_terms channels"]
+    groups: list[tuple[Group, list[Tensor]]]  # of keys that are the queries, with their polynomials
+
+
+Expansions = dict[tuple[float, ...], Expansion]  # by the widths
 
 
 def moments_in_boxes(
@@ -38,6 +47,7 @@ def moments_in_boxes(
     values: Float[Tensor, "n channels"],
     bandwidth: Float[Tensor, " features"],
     powers: Sequence[Powers],
+    kept: Expansions | None = None,
 ) -> Moments | None:
     r"""Sums of Gaussian kernels in time linear in the number of points and of boxes.
 
@@ -48,6 +58,9 @@ def moments_in_boxes(
     reach, axis by axis, and only then read at the queries. None for more than two features, and
     where the boxes would need much more room than the points.
 
+    Bandwidths within a factor of two have boxes in common: where the keys ask for themselves,
+    ``kept`` hands what the last ones held from one call to the next.
+
     References
     ----------
     Greengard and Strain, "The Fast Gauss Transform" (1991), with Chebyshev's polynomials for
@@ -57,36 +70,46 @@ def moments_in_boxes(
     if features not in _BOXES:
         return None
     widest, terms = _BOXES[features]
-    of_keys = keys.unbind(-1)
-    of_queries = of_keys if queries is keys else queries.unbind(-1)
-    lines = zip(of_queries, of_keys, bandwidth.tolist(), strict=True)
-    axes = [_axis(q, k, h, widest) for q, k, h in lines]
-    boxes = [axis.num for axis in axes]
-    room = max(_MOST_NUMBERS, 4 * terms * (len(keys) + len(queries)))
-    if math.prod(boxes) * terms**features * channels * len(powers) > room:
-        return None
-    boxes_of_keys = _flat([axis.keys for axis in axes], boxes)
-    coefficients = values.new_zeros(math.prod(boxes), *(terms,) * features, channels)
-    expanded = []
-    for group in groups_of(boxes_of_keys):
-        basis = [_polynomials(axis.keys_at[group.points], terms) for axis in axes]
-        _expand(coefficients, group, basis, values)
-        if queries is keys and len(keys) <= _MOST_NUMBERS // terms:
-            expanded.append((group, basis))
-    coefficients = coefficients.unflatten(0, boxes)
+    ratios, reaches, widths = [], [], []
+    for h, extent in zip(bandwidth.tolist(), _extents(keys), strict=True):
+        # A power of two, so that no digit is lost where in a box a point is.
+        width = 2.0 ** math.floor(math.log2(min(widest * h, extent) if extent > 0 else h))
+        widths.append(width)
+        ratios.append(width / h)
+        reaches.append(math.ceil(_REACH * h / width))
+    kept = kept if kept is not None and queries is keys else {}
+    expansion = kept.get(tuple(widths))
+    if expansion is None:
+        kept.clear()
+        # For every bandwidth that takes boxes of this width.
+        farthest = [max(reach, math.ceil(2 * _REACH / widest)) for reach in reaches]
+        of_keys = keys.unbind(-1)
+        of_queries = of_keys if queries is keys else queries.unbind(-1)
+        lines = zip(of_queries, of_keys, widths, farthest, strict=True)
+        axes = [_axis(*line) for line in lines]
+        room = max(_MOST_NUMBERS, 4 * terms * (len(keys) + len(queries)))
+        numbers = math.prod(axis.num for axis in axes) * terms**features * channels
+        if numbers * len(powers) > room:
+            return None
+        expansion = _expand(axes, values, terms, keep=queries is keys)
+        kept[tuple(widths)] = expansion
+    axes, coefficients, groups = expansion
+    reaches = [min(reach, axis.num - 1) for reach, axis in zip(reaches, axes, strict=True)]
     near = coefficients[(...,) + (0,) * features + (0,)]
-    for feature, axis in enumerate(axes):
-        near = _within_reach(near, feature, axis)
+    for feature, reach in enumerate(reaches):
+        near = _within_reach(near, feature, reach)
     done: dict[Powers, Tensor] = {(): coefficients}
     for power in powers:
-        for feature, axis in enumerate(axes):
+        for feature, (ratio, reach) in enumerate(zip(ratios, reaches, strict=True)):
             if power[: feature + 1] not in done:
                 before = done[power[:feature]]
-                done[power[: feature + 1]] = _translate(before, feature, axis, power[feature])
+                done[power[: feature + 1]] = _translate(
+                    before, feature, ratio, reach, power[feature]
+                )
     there = torch.stack([done[power] for power in powers], dim=-2).flatten(0, features - 1)
-    boxes_of_queries = _flat([axis.queries for axis in axes], boxes)
+    boxes_of_queries = flat([axis.queries for axis in axes], [axis.num for axis in axes])
     read = values.new_empty(len(queries), len(powers) * channels)
-    for group, basis in expanded or (
+    for group, basis in groups or (
         (group, [_polynomials(axis.queries_at[group.points], terms) for axis in axes])
         for group in groups_of(boxes_of_queries)
     ):
@@ -95,16 +118,17 @@ def moments_in_boxes(
     return Moments(dict(zip(powers, sums, strict=True)), near.flatten()[boxes_of_queries])
 
 
+def _extents(points: Float[Tensor, "n features"]) -> list[float]:
+    lowest, highest = points.aminmax(dim=0)
+    return (highest - lowest).tolist()
+
+
 def _axis(
-    queries: Float[Tensor, " m"], keys: Float[Tensor, " n"], h: float, widest: float
+    queries: Float[Tensor, " m"], keys: Float[Tensor, " n"], width: float, reach: int
 ) -> _Axis:
     origin = keys.amin()
     k = keys - origin
     q = k if queries is keys else queries - origin
-    extent = float(k.amax())
-    # A power of two, so that no digit is lost where in a box a point is.
-    width = 2.0 ** math.floor(math.log2(min(widest * h, extent) if extent > 0 else h))
-    reach = math.ceil(_REACH * h / width)
     of_k = (k / width).floor()
     last = float(of_k.amax())
     # Whoever is beyond the reach of all keys sees nobody, wherever exactly.
@@ -119,15 +143,7 @@ def _axis(
         place = occupied.diff(prepend=occupied[:1]).clamp(max=reach + 1).cumsum(0)
         of_k, of_q = (place[torch.searchsorted(occupied, box)] for box in (of_k, of_q))
         num = int(place[-1]) + 1
-    return _Axis(of_k, of_q, k_at, q_at, num, min(reach, num - 1), width / h)
-
-
-def _flat(boxes: Sequence[Int[Tensor, " n"]], shape: Sequence[int]) -> Int[Tensor, " n"]:
-    """One number for each box of a grid."""
-    flat = boxes[0]
-    for box, num in zip(boxes[1:], shape[1:], strict=True):
-        flat = flat * num + box
-    return flat
+    return _Axis(of_k, of_q, k_at, q_at, num)
 
 
 def _polynomials(at: Float[Tensor, "*shape points"], terms: int) -> Tensor:
@@ -142,7 +158,19 @@ def _polynomials(at: Float[Tensor, "*shape points"], terms: int) -> Tensor:
     return found
 
 
-def _expand(coefficients: Tensor, group: Group, basis: Sequence[Tensor], values: Tensor) -> None:
+def _expand(axes: list[_Axis], values: Tensor, terms: int, *, keep: bool) -> Expansion:
+    boxes = [axis.num for axis in axes]
+    coefficients = values.new_zeros(math.prod(boxes), *(terms,) * len(axes), values.shape[1])
+    groups = []
+    for group in groups_of(flat([axis.keys for axis in axes], boxes)):
+        basis = [_polynomials(axis.keys_at[group.points], terms) for axis in axes]
+        _add(coefficients, group, basis, values)
+        if keep and len(values) <= _MOST_NUMBERS // terms:
+            groups.append((group, basis))
+    return Expansion(axes, coefficients.unflatten(0, boxes), groups)
+
+
+def _add(coefficients: Tensor, group: Group, basis: Sequence[Tensor], values: Tensor) -> None:
     """Add the sums over the group's keys of polynomials times values, box by box."""
     some = values[group.points] * group.there.unsqueeze(-1)  # (boxes, points, channels)
     if len(basis) == 1:
@@ -165,7 +193,7 @@ def _read(read: Tensor, group: Group, basis: Sequence[Tensor], coefficients: Ten
     group.write(read, found)
 
 
-def _translate(coefficients: Tensor, feature: int, axis: _Axis, power: int) -> Tensor:
+def _translate(coefficients: Tensor, feature: int, ratio: float, reach: int, power: int) -> Tensor:
     """From the boxes of the keys to those of the queries, along one axis."""
     features = (coefficients.ndim - 1) // 2
     terms = coefficients.shape[-2]
@@ -173,23 +201,24 @@ def _translate(coefficients: Tensor, feature: int, axis: _Axis, power: int) -> T
     nodes = torch.cos(torch.pi / terms * (nodes + 0.5))
     to_terms = _polynomials(nodes, terms).T * (2 / terms)
     to_terms[:, 0] /= 2
-    offsets = torch.arange(-axis.reach, axis.reach + 1, device=nodes.device).view(-1, 1, 1)
-    way = -axis.ratio * (offsets + (nodes.unsqueeze(-1) - nodes) / 2)  # from query to key
+    offsets = torch.arange(-reach, reach + 1, device=nodes.device).view(-1, 1, 1)
+    way = -ratio * (offsets + (nodes.unsqueeze(-1) - nodes) / 2)  # from query to key
     kernels = way**power * torch.exp(-0.5 * way.square())
     matrices = to_terms.T @ kernels @ to_terms  # (offsets, terms of q, terms of k)
     source = coefficients.movedim((feature, features + feature), (0, -1)).contiguous()
     target = torch.zeros_like(source)
-    for offset, matrix in zip(range(-axis.reach, axis.reach + 1), matrices, strict=True):
-        here = slice(max(0, offset), axis.num + min(0, offset))
-        from_ = slice(max(0, -offset), axis.num - max(0, offset))
+    for offset, matrix in zip(range(-reach, reach + 1), matrices, strict=True):
+        here = slice(max(0, offset), len(source) + min(0, offset))
+        from_ = slice(max(0, -offset), len(source) - max(0, offset))
         rows = source[from_].reshape(-1, terms)
         target[here].view(-1, terms).addmm_(rows, matrix.T)
     return target.movedim((0, -1), (feature, features + feature))
 
 
-def _within_reach(near: Tensor, feature: int, axis: _Axis) -> Tensor:
+def _within_reach(near: Tensor, feature: int, reach: int) -> Tensor:
     """Sums over the boxes that are translated to each box."""
     running = torch.cat([near.narrow(feature, 0, 1) * 0, near.cumsum(feature)], dim=feature)
-    box = torch.arange(axis.num, device=near.device)
-    first, last = (box - axis.reach).clamp(min=0), (box + axis.reach + 1).clamp(max=axis.num)
+    num = near.shape[feature]
+    box = torch.arange(num, device=near.device)
+    first, last = (box - reach).clamp(min=0), (box + reach + 1).clamp(max=num)
     return running.index_select(feature, last) - running.index_select(feature, first)

@@ -1,13 +1,13 @@
 """Points that are together in boxes, as padded matrices of about equal boxes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-__all__ = ["Group", "groups_of"]
+__all__ = ["Group", "flat", "groups_of"]
 
 _POINTS_OF_A_GROUP = 2**14  # what is made of them stays in cache
 
@@ -24,6 +24,14 @@ class Group(NamedTuple):
         kept = self.there.flatten().nonzero().squeeze(-1)
         rows = self.points.flatten().index_select(0, kept)
         to.index_copy_(0, rows, numbers.flatten(0, 1).index_select(0, kept))
+
+
+def flat(boxes: Sequence[Int[Tensor, " n"]] | Tensor, shape: Sequence[int]) -> Int[Tensor, " n"]:
+    """One number for each box of a grid, from those along the axes; a row's follow each other."""
+    number = boxes[0]
+    for box, num in zip(boxes[1:], shape[1:], strict=True):
+        number = number * num + box
+    return number
 
 
 def groups_of(box: Int[Tensor, " n"], *, most: int | None = 1024) -> Iterator[Group]:

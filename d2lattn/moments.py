@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["Moments", "Powers", "average", "local_weights", "powers_of"]
+__all__ = ["Moments", "Powers", "average", "local_weights", "near_for_digits", "powers_of"]
 
 Powers = tuple[int, ...]  # one exponent for each feature
 
@@ -34,6 +34,24 @@ def powers_of(features: int, degree: int) -> list[Powers]:
         for order in range(2 * degree + 1)
         for chosen in combinations_with_replacement(range(features), order)
     ]
+
+
+def near_for_digits(
+    total: Float[Tensor, " m"], error: float, lost: float, *, single: bool
+) -> Float[Tensor, " m"]:
+    """What to call ``near``, so that good sums keep ten digits, or those of single precision.
+
+    Parameters
+    ----------
+    total
+        Sums of kernels, of which a query's own may be taken out later.
+    error
+        Of each kernel, relative to itself.
+    lost
+        The most that kernels of far points, which were left out, can add to a sum.
+    """
+    digits = 4e-6 if single else 1e-10
+    return (error * total).clamp(min=lost) / (digits * _ENOUGH)
 
 
 def average(

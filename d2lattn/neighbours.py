@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from d2lattn.groups import groups_of
-from d2lattn.moments import Moments, Powers
+from d2lattn.groups import flat, groups_of
+from d2lattn.moments import Moments, Powers, near_for_digits
 
 __all__ = ["distance_to_nearest", "moments_nearby", "near_pairs", "runs", "span_of_blocks"]
 
@@ -55,12 +55,12 @@ def near_pairs(
     ones. A block is ``span`` boxes wide; those with a query are visited, one after the other.
     """
     num, boxes, origin, width = _in_boxes(keys, width)
-    flat, order = boxes.sort()
+    boxes, order = boxes.sort()
     blocks = ((queries - origin) / width).floor()
     limits = keys.new_tensor([n + reach + span for n in num])
     blocks = blocks.clamp(min=-float(reach + span)).minimum(limits).div(span).floor().long()
     lowest = blocks.amin(dim=0)
-    of_queries = _flat(blocks - lowest, (blocks.amax(dim=0) - lowest + 1).tolist())
+    of_queries = flat((blocks - lowest).T, (blocks.amax(dim=0) - lowest + 1).tolist())
     for group in groups_of(of_queries):
         for points, there in zip(group.points, group.there, strict=True):
             some = points[there]
@@ -73,8 +73,8 @@ def near_pairs(
             for start, stop, n in zip(first[:-1], last[:-1], num[:-1], strict=True):
                 steps = torch.arange(start, stop, device=keys.device)
                 rows = (rows.unsqueeze(-1) * n + steps).flatten()
-            lows = torch.searchsorted(flat, rows * num[-1] + first[-1])
-            highs = torch.searchsorted(flat, rows * num[-1] + last[-1])
+            lows = torch.searchsorted(boxes, rows * num[-1] + first[-1])
+            highs = torch.searchsorted(boxes, rows * num[-1] + last[-1])
             yield some, order[runs(lows, highs)]
 
 
@@ -86,15 +86,7 @@ def _in_boxes(
     width = torch.maximum(width, (keys - origin).amax(dim=0) / _MOST_BOXES)
     box = ((keys - origin) / width).floor().long()
     num = (box.amax(dim=0) + 1).tolist()
-    return num, _flat(box, num), origin, width
-
-
-def _flat(boxes: Int[Tensor, "n features"], shape: Sequence[int]) -> Int[Tensor, " n"]:
-    """One number for each box of a grid; boxes of one row follow each other."""
-    flat = boxes[:, 0]
-    for box, num in zip(boxes.T[1:], shape[1:], strict=True):
-        flat = flat * num + box
-    return flat
+    return num, flat(box.T, num), origin, width
 
 
 def moments_nearby(
@@ -116,7 +108,7 @@ def moments_nearby(
     """
     span = span_of_blocks(queries, bandwidth, _BOXES)
     single = single and span == _BOXES
-    reach, tolerance = (6.5, 4e-6) if single else (9.0, 1e-10)
+    reach = 6.5 if single else 9.0
     width = bandwidth * (reach / _REACH_IN_BOXES)
     dtype = torch.float32 if single else keys.dtype
     features, channels = keys.shape[1], values.shape[1]
@@ -145,11 +137,9 @@ def moments_nearby(
         terms = found.T.to(keys).unflatten(-1, (len(lower), channels)).unbind(1)
         for power in powers:
             sums[power][some] = _moved(dict(zip(lower, terms, strict=True)), power, q)
-    # Good sums are above 1e-4 of what is near: so far above all that lies beyond the reach, and
-    # above what rounding leaves of a query's own kernel where that is taken out.
-    beyond = float(values[:, 0].sum()) * math.exp(-0.5 * reach**2) / tolerance
-    own = sums[min(sums, key=sum)][:, 0] * (2e3 if single else 10.0)
-    return Moments(sums, own.clamp(min=1e4 * beyond))
+    beyond = float(values[:, 0].sum()) * math.exp(-0.5 * reach**2)
+    total = sums[min(sums, key=sum)][:, 0]
+    return Moments(sums, near_for_digits(total, 8e-7 if single else 1e-13, beyond, single=single))
 
 
 def span_of_blocks(
@@ -162,7 +152,7 @@ def span_of_blocks(
     span = least
     while span < 8 * least:
         boxes = ((queries - queries.amin(dim=0)) / (width * span)).clamp(max=_MOST_BOXES).long()
-        if len(_flat(boxes, (boxes.amax(dim=0) + 1).tolist()).unique()) <= 64 + len(queries) // 32:
+        if len(flat(boxes.T, (boxes.amax(dim=0) + 1).tolist()).unique()) <= 64 + len(queries) // 32:
             break
         span *= 2
     return span

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from d2lattn.boxes import Expansions
 from d2lattn.masking import masked_softmax
 from d2lattn.moments import local_weights
 
@@ -40,7 +41,7 @@ class Smoother:
     def at(self, bandwidth: Float[Tensor, " features"]) -> "Smoother":
         """The same with another bandwidth; what does not depend on it is found once."""
         other = replace(self, bandwidth=bandwidth)
-        vars(other).update(table=self.table, huge=self.huge)
+        vars(other).update(table=self.table, huge=self.huge, expansions=self.expansions)
         return other
 
     @cached_property
@@ -63,6 +64,11 @@ class Smoother:
         some = size > 0
         huge = size > 1e6 * size[some].median() if bool(some.any()) else some
         return huge if bool(huge.any()) else None
+
+    @cached_property
+    def expansions(self) -> Expansions:
+        """What sums of kernels of several bandwidths have in common."""
+        return {}
 
     @cached_property
     def units(self) -> Float[Tensor, " features"]:

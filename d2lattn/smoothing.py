@@ -15,6 +15,7 @@ from torch import Tensor
 
 from d2lattn.boxes import moments_in_boxes
 from d2lattn.cells import moments_in_cells
+from d2lattn.grid import moments_on_a_grid
 from d2lattn.kernels import KernelScore
 from d2lattn.moments import Moments, Powers, average, powers_of
 from d2lattn.neighbours import moments_nearby
@@ -114,11 +115,15 @@ def _sums_of_kernels(
             return None
         line = queries.squeeze(-1), keys.squeeze(-1)
         return moments_in_cells(smoother.kernel, degree, *line, table, float(h))
-    moments = moments_in_boxes(queries, keys, table, h, powers)
+    moments = moments_in_boxes(queries, keys, table, h, powers, smoother.expansions)
     if moments is not None or features == 1:
         return moments
     if features < 4:
         single = smoother.single and degree == 0
+        if len(powers) == 1 and smoother.huge is None:  # whose kernels it would cut short
+            moments = moments_on_a_grid(queries, keys, table, h, single=single)
+            if moments is not None:
+                return moments
         return moments_nearby(queries, keys, table, h, powers, single=single)
     if degree == 0:
         score = KernelScore("gaussian", h)
