@@ -64,7 +64,8 @@ SLOW = Visit(kilobytes=300, requests=12, paint=2.5, shift=0.001, lab=40)
 def test_the_report_of_the_site_names_every_target_that_is_missed(
     visits: dict[str, Visit], size: float, met: bool
 ) -> None:
-    table, all_met = printed(visits, size, seconds=20.0)
+    table, all_met = printed(visits, size, downloads=14.5, seconds=20.0)
     assert all_met is met
     assert ("not met" in table) is not met
     assert "| a | 300 | 12 | 1.25 | 0.001 | – |" in table
+    assert "14.5 MB" in table

@@ -1,22 +1,24 @@
 """`make site-report`: what each page costs its reader, against what it may cost.
 
-Every page is loaded with an empty cache from a local server that compresses text as a static
-host does, then scrolled to its end; bytes and requests are those of the whole visit. The paint
-is measured in a second visit, with the processor four times slower behind a line of 1.6 Mbit/s
-with 150 ms round trip. Layout shifts are added up over that visit, scrolling included. Three
-more visits drive every control of every laboratory by keyboard, mouse and finger. What counts is
-the processor time that the page spends until an action is answered, drawn and done with, four-fold,
-and a frame: a clock would measure what else runs on the machine. `make book` is measured likewise.
-Of an action's three times the least counts. Of the listings of source code, the largest stands
-for all.
+Every page is opened with an empty cache from a local server that compresses text as a static host
+does, with the processor four times slower behind a line of 1.6 Mbit/s with 150 ms round trip, then
+scrolled to its end: bytes, requests and layout shifts are those of the whole visit. Other visits
+drive every control of every laboratory by keyboard, mouse and finger. What counts is the processor
+time that the page spends until an action is answered, drawn and done with, four-fold, and a frame:
+a clock would measure what else runs on the machine. Where an action takes too long, the laboratory
+is visited again, and of each action's times the least counts. Of the listings of source code, the
+largest stands for all.
+
+`make book` is what somebody waits for, by the clock. The site is as it makes it, without the PDF
+and EPUB that other commands add.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +32,7 @@ SLOWER = 4
 # The frame behind an action is drawn, and what waits behind it is done.
 ANSWERED = """() => new Promise(go => requestAnimationFrame(() => requestAnimationFrame(
     () => setTimeout(go))))"""
-ATTEMPTS = 3  # visits to a laboratory
+ATTEMPTS = 3  # visits to a laboratory, at most
 FRAME = 1000 / 60  # ms that an answer may have to wait for a frame
 LINE = {"offline": False, "latency": 150, "downloadThroughput": 2e5, "uploadThroughput": 2e5}
 TARGETS = {
@@ -78,15 +80,16 @@ def scroll_through(page: Page) -> None:
     page.wait_for_load_state("networkidle")
 
 
-def slow_down(session: CDPSession, line: bool) -> None:
-    session.send("Emulation.setCPUThrottlingRate", {"rate": SLOWER})
-    if line:
-        session.send("Network.enable")
-        session.send("Network.emulateNetworkConditions", LINE)
+def open_page(page: Page, url: str) -> None:
+    """Until all has come: the network may rest while the page is still being read."""
+    page.goto(url, wait_until="load", timeout=90_000)
+    page.wait_for_load_state("networkidle")
 
 
-def transferred(browser: Browser, url: str) -> tuple[float, int]:
+def loaded(browser: Browser, url: str) -> tuple[float, int, float, float]:
+    """Kilobytes, requests, seconds until the largest paint, and layout shift of a visit."""
     context = browser.new_context(viewport=DESK)
+    context.add_init_script(WATCH)
     page = context.new_page()
     session = context.new_cdp_session(page)
     sizes, inside = dict[str, float](), set[str]()
@@ -95,33 +98,24 @@ def transferred(browser: Browser, url: str) -> tuple[float, int]:
         if event["request"]["url"].startswith(("data:", "blob:")):  # came with the page
             inside.add(event["requestId"])
 
-    def loaded(event: Any) -> None:
+    def arrived(event: Any) -> None:
         sizes[event["requestId"]] = event["encodedDataLength"]
 
     session.on("Network.requestWillBeSent", asked)
-    session.on("Network.loadingFinished", loaded)
+    session.on("Network.loadingFinished", arrived)
     session.send("Network.enable")
-    page.goto(url, wait_until="networkidle")
-    scroll_through(page)
-    page.wait_for_timeout(200)
-    context.close()
-    fetched = [size for request, size in sizes.items() if request not in inside]
-    return sum(fetched) / 1000, len(fetched)
-
-
-def painted(browser: Browser, url: str) -> tuple[float, float]:
-    context = browser.new_context(viewport=DESK)
-    context.add_init_script(WATCH)
-    page = context.new_page()
-    slow_down(context.new_cdp_session(page), line=True)
-    page.goto(url, wait_until="networkidle", timeout=90_000)
+    session.send("Network.emulateNetworkConditions", LINE)
+    session.send("Emulation.setCPUThrottlingRate", {"rate": SLOWER})
+    open_page(page, url)
     page.wait_for_function("seen.paint > 0", timeout=30_000)  # told some time after it happened
     page.wait_for_timeout(500)
-    paint = page.evaluate("seen.paint")
+    paint = page.evaluate("seen.paint") / 1000
     scroll_through(page)
+    page.wait_for_timeout(200)
     shift = page.evaluate("seen.shift")
     context.close()
-    return paint / 1000, shift
+    fetched = [size for request, size in sizes.items() if request not in inside]
+    return sum(fetched) / 1000, len(fetched), paint, shift
 
 
 def slowest_interaction(browser: Browser, url: str) -> float | None:
@@ -129,18 +123,26 @@ def slowest_interaction(browser: Browser, url: str) -> float | None:
 
     None on a page without laboratory; an error where there is one that cannot be measured.
     """
-    first = answers(browser, url)
-    if not first:
+    least = answers(browser, url)
+    if not least:
         return None
-    visits = [first] + [answers(browser, url) for _ in range(ATTEMPTS - 1)]
-    return max(min(times) for times in zip(*visits, strict=True)) * SLOWER + FRAME
+    for _ in range(ATTEMPTS - 1):
+        if as_waited(least) < TARGETS["lab (ms)"]:
+            break
+        least = [min(times) for times in zip(least, answers(browser, url), strict=True)]
+    return as_waited(least)
+
+
+def as_waited(times: list[float]) -> float:
+    """What the slowest of these answers is on a slower machine."""
+    return max(times) * SLOWER + FRAME
 
 
 def answers(browser: Browser, url: str) -> list[float]:
     """Milliseconds of the page's processor time for each action of one visit."""
     context = browser.new_context(viewport=DESK, has_touch=True)
     page = context.new_page()
-    page.goto(url, wait_until="networkidle")
+    open_page(page, url)
     placed, built = page.locator(".lab").count(), page.locator("figure.has-lab > .lab-body")
     if placed:
         built.last.wait_for()  # the network rests, but the processor may not
@@ -203,18 +205,13 @@ def along(control: Locator, share: float) -> tuple[float, float]:
     return box["x"] + share * box["width"], box["y"] + box["height"] / 2
 
 
-def processor_time_of_children() -> float:
-    spent = os.times()
-    return spent.children_user + spent.children_system
-
-
 def visit(browser: Browser, url: str) -> Visit:
-    return Visit(
-        *transferred(browser, url), *painted(browser, url), slowest_interaction(browser, url)
-    )
+    return Visit(*loaded(browser, url), slowest_interaction(browser, url))
 
 
-def printed(visits: dict[str, Visit], size: float, seconds: float) -> tuple[str, bool]:
+def printed(
+    visits: dict[str, Visit], size: float, downloads: float, seconds: float
+) -> tuple[str, bool]:
     """The table, and whether every target is met."""
     met = True
     lines = ["| page | " + " | ".join(TARGETS) + " |", "|---|" + "---:|" * len(TARGETS)]
@@ -229,12 +226,17 @@ def printed(visits: dict[str, Visit], size: float, seconds: float) -> tuple[str,
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for what, seen_total, most, unit in (
         ("the whole site", size, 40, "MB"),
-        ("`make book`, both editions, processor time", seconds, 60, "s"),
+        ("`make book`, both editions, by the clock", seconds, 60, "s"),
     ):
         verdict = "met" if seen_total < most else "**not met**"
         met &= seen_total < most
         lines.append(f"\n{what}: {seen_total:.1f} {unit}, target under {most} {unit}: {verdict}")
+    lines.append(f"\nPDF and EPUB, which other commands add: {downloads:.1f} MB")
     return "\n".join(lines), met
+
+
+def megabytes(paths: Iterable[Path]) -> float:
+    return sum(path.stat().st_size for path in paths if path.is_file()) / 1e6
 
 
 def measured_pages(site: Path) -> list[Path]:
@@ -250,14 +252,15 @@ def main(names: list[str]) -> int:
         print("no Chromium on this machine: nothing was measured", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        before = processor_time_of_children()
+        start = time.monotonic()
         result = build(Path(folder))
-        seconds = processor_time_of_children() - before
+        seconds = time.monotonic() - start
         if result.returncode:
             print(result.stderr[-4000:], file=sys.stderr)
             return 1
         site = Path(folder, "_build", "html")
-        size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) / 1e6
+        downloads = megabytes(site.rglob("downloads/*"))
+        size = megabytes(site.rglob("*")) - downloads
         browser = playwright.chromium.launch(executable_path=program, args=QUIET)
         with served(site) as address:
             visits = {
@@ -266,7 +269,7 @@ def main(names: list[str]) -> int:
                 if any(name in path.name for name in names)
             }
         browser.close()
-    table, met = printed(visits, size, seconds)
+    table, met = printed(visits, size, downloads, seconds)
     print(table)
     return 0 if met else 1
 
