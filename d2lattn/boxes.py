@@ -35,6 +35,7 @@ class Expansion(NamedTuple):
 
     axes: list[_Axis]
     coefficients: Float[Tensor, "*boxes_and_terms channels"]
+    to_terms: Float[Tensor, "terms terms"]  # from values at the nodes
     groups: list[tuple[Group, list[Tensor]]]  # of keys that are the queries, with their polynomials
 
 
@@ -93,7 +94,7 @@ def moments_in_boxes(
             return None
         expansion = _expand(axes, values, terms, keep=queries is keys)
         kept[tuple(widths)] = expansion
-    axes, coefficients, groups = expansion
+    axes, coefficients, to_terms, groups = expansion
     reaches = [min(reach, axis.num - 1) for reach, axis in zip(reaches, axes, strict=True)]
     near = coefficients[(...,) + (0,) * features + (0,)]
     for feature, reach in enumerate(reaches):
@@ -104,7 +105,7 @@ def moments_in_boxes(
             if power[: feature + 1] not in done:
                 before = done[power[:feature]]
                 done[power[: feature + 1]] = _translate(
-                    before, feature, ratio, reach, power[feature]
+                    before, feature, ratio, reach, power[feature], to_terms
                 )
     there = torch.stack([done[power] for power in powers], dim=-2).flatten(0, features - 1)
     boxes_of_queries = flat([axis.queries for axis in axes], [axis.num for axis in axes])
@@ -167,7 +168,15 @@ def _expand(axes: list[_Axis], values: Tensor, terms: int, *, keep: bool) -> Exp
         _add(coefficients, group, basis, values)
         if keep and len(values) <= _MOST_NUMBERS // terms:
             groups.append((group, basis))
-    return Expansion(axes, coefficients.unflatten(0, boxes), groups)
+    to_terms = _polynomials(_nodes(terms, values), terms).T * (2 / terms)
+    to_terms[:, 0] /= 2
+    return Expansion(axes, coefficients.unflatten(0, boxes), to_terms, groups)
+
+
+def _nodes(terms: int, like: Tensor) -> Float[Tensor, " terms"]:
+    """Chebyshev's places from -1 to 1."""
+    numbers = torch.arange(terms, dtype=like.dtype, device=like.device)
+    return torch.cos(torch.pi / terms * (numbers + 0.5))
 
 
 def _add(coefficients: Tensor, group: Group, basis: Sequence[Tensor], values: Tensor) -> None:
@@ -193,25 +202,30 @@ def _read(read: Tensor, group: Group, basis: Sequence[Tensor], coefficients: Ten
     group.write(read, found)
 
 
-def _translate(coefficients: Tensor, feature: int, ratio: float, reach: int, power: int) -> Tensor:
+def _translate(
+    coefficients: Tensor,
+    feature: int,
+    ratio: float,
+    reach: int,
+    power: int,
+    to_terms: Float[Tensor, "terms terms"],
+) -> Tensor:
     """From the boxes of the keys to those of the queries, along one axis."""
     features = (coefficients.ndim - 1) // 2
-    terms = coefficients.shape[-2]
-    nodes = torch.arange(terms, dtype=coefficients.dtype, device=coefficients.device)
-    nodes = torch.cos(torch.pi / terms * (nodes + 0.5))
-    to_terms = _polynomials(nodes, terms).T * (2 / terms)
-    to_terms[:, 0] /= 2
+    source = coefficients.movedim((feature, features + feature), (0, -1)).contiguous()
+    num, terms = source.shape[0], source.shape[-1]
+    nodes = _nodes(terms, coefficients)
     offsets = torch.arange(-reach, reach + 1, device=nodes.device).view(-1, 1, 1)
     way = -ratio * (offsets + (nodes.unsqueeze(-1) - nodes) / 2)  # from query to key
     kernels = way**power * torch.exp(-0.5 * way.square())
     matrices = to_terms.T @ kernels @ to_terms  # (offsets, terms of q, terms of k)
-    source = coefficients.movedim((feature, features + feature), (0, -1)).contiguous()
     target = torch.zeros_like(source)
-    for offset, matrix in zip(range(-reach, reach + 1), matrices, strict=True):
-        here = slice(max(0, offset), len(source) + min(0, offset))
-        from_ = slice(max(0, -offset), len(source) - max(0, offset))
-        rows = source[from_].reshape(-1, terms)
-        target[here].view(-1, terms).addmm_(rows, matrix.T)
+    of_keys, of_queries = source.view(-1, terms), target.view(-1, terms)
+    rows = len(of_keys) // num  # of a box
+    for offset, matrix in zip(range(-reach, reach + 1), matrices.mT, strict=True):
+        here = slice(max(0, offset) * rows, min(num, num + offset) * rows)
+        from_ = slice(max(0, -offset) * rows, min(num, num - offset) * rows)
+        of_queries[here].addmm_(of_keys[from_], matrix)
     return target.movedim((0, -1), (feature, features + feature))
 
 

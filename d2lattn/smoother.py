@@ -41,7 +41,8 @@ class Smoother:
     def at(self, bandwidth: Float[Tensor, " features"]) -> "Smoother":
         """The same with another bandwidth; what does not depend on it is found once."""
         other = replace(self, bandwidth=bandwidth)
-        vars(other).update(table=self.table, huge=self.huge, expansions=self.expansions)
+        for name in ("table", "huge", "expansions", "spread"):
+            vars(other)[name] = getattr(self, name)
         return other
 
     @cached_property
@@ -73,11 +74,15 @@ class Smoother:
     @cached_property
     def units(self) -> Float[Tensor, " features"]:
         """See :func:`d2lattn.moments.local_weights`."""
+        spread, varies = self.spread
+        return torch.minimum(self.bandwidth.detach(), spread).masked_fill(~varies, math.inf)
+
+    @cached_property
+    def spread(self) -> tuple[Float[Tensor, " features"], Bool[Tensor, " features"]]:
+        """Of the measurements that count: how far features go from their means, and which vary."""
         weight = self.sample_weight
         keys = self.keys if weight is None else self.keys[weight > 0]
-        spread = keys.std(dim=0, correction=0)
-        varies = (keys != keys[:1]).any(dim=0)
-        return torch.minimum(self.bandwidth.detach(), spread).masked_fill(~varies, math.inf)
+        return keys.std(dim=0, correction=0), (keys != keys[:1]).any(dim=0)
 
     def weights(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2lattn import LocalLinear, NadarayaWatson
+from d2lattn.losses import LeaveOneOut
 from tests.helpers import DTYPES, close, normal
 from tests.test_kernel_regression import (
     COMPACT,
@@ -233,6 +234,17 @@ def test_weights_of_the_measurements_count_in_the_choice():
     close(model.bandwidth, expected.bandwidth)
     doubled = NadarayaWatson().fit(x, y, 1 + weight).select_bandwidth()
     assert abs(doubled.bandwidth - NadarayaWatson().fit(x, y).select_bandwidth().bandwidth) > 1e-3
+
+
+@pytest.mark.parametrize("features", [1, 2])
+def test_losses_of_many_candidates_are_those_of_all_pairs(features):
+    """In any order, with what they share."""
+    x = normal(700, features)
+    y = x.sum(dim=-1).sin() + 0.3 * normal(700, seed=1)
+    smoother = NadarayaWatson().fit(x, y)._smoother()
+    grid = torch.tensor([0.3, 0.45, 0.2, 3.0, 0.44, 2.0, 100.0, 30.0]).double()
+    for h, loss in zip(grid.tolist(), LeaveOneOut(smoother)(list(grid)), strict=True):
+        assert loss == pytest.approx(our_loss(x, y, h), rel=1e-9)
 
 
 def test_many_points_select_what_few_do():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2lattn.boxes import moments_in_boxes
+from d2lattn.boxes import Expansions, moments_in_boxes
 from d2lattn.moments import Powers, powers_of
 from tests.helpers import close, normal
 
@@ -60,6 +60,39 @@ def test_points_scattered_far_and_wide_need_no_more_boxes_than_points():
     assert found is not None
     expected = sums_of_all_pairs(points, points, ones, bandwidth, [(0,)])
     close(found.sums[(0,)], expected[(0,)], 1e-8)  # 1e9 / 0.02 bandwidths cost digits of the place
+
+
+@pytest.mark.parametrize("features", [1, 2])
+def test_sums_with_one_bandwidth_after_the_other_are_those_of_each(features):
+    points = crowd(features)
+    values = torch.stack([torch.ones(300).double(), normal(300, seed=2)], dim=1)
+    kept: Expansions = {}
+    for h in (0.6, 0.9, 0.55, 300.0, 500.0, 1e6, 0.02, 0.03, 0.6):
+        bandwidth = torch.full((features,), h, dtype=torch.float64)
+        powers = powers_of(features, 1)
+        found = moments_in_boxes(points, points, values, bandwidth, powers, kept)
+        if found is None:
+            assert features == 2
+            continue
+        assert len(kept) == 1  # so that memory does not grow with the number of bandwidths
+        expected = sums_of_all_pairs(points, points, values, bandwidth, powers)
+        for power, total in expected.items():
+            error = (found.sums[power] - total).abs() / found.near.unsqueeze(-1).clamp(min=1)
+            assert error.max() < 1e-12
+
+
+def test_bandwidths_within_a_factor_of_two_have_one_expansion_of_the_keys():
+    points, ones = normal(300, 1), torch.ones(300, 1).double()
+    kept: Expansions = {}
+    held: list[object] = []
+    for h in (0.3, 0.45, 0.6):
+        bandwidth = torch.tensor([h], dtype=torch.float64)
+        moments_in_boxes(points, points, ones, bandwidth, [(0,)], kept)
+        held += kept.values()
+    assert held[0] is held[1]
+    assert held[0] is not held[2]
+    moments_in_boxes(points + 0.1, points, ones, torch.ones(1).double(), [(0,)], kept)
+    assert next(iter(kept.values())) is held[2]  # other queries have expansions of their own
 
 
 def test_there_are_no_boxes_in_space():
