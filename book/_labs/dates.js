@@ -158,6 +158,7 @@
 
   var LONGEST = 40; // characters that may be typed
   var LEFT = 34, HEAD = 20, ROW = 17, ROWS = 10, COLUMNS = 30; // of a heat map
+  var UNSEEN = 0.5 / 255; // a weight that leaves each colour as it is
 
   function build(data, body) {
     var state = {}, read = {};
@@ -277,7 +278,8 @@
       }))) + 2;
     }
 
-    /* As many parts as a long text needs, for each text: what is not there has no width. */
+    /* As many parts as a long text needs, for each text: what is not there has no width, nor has
+       what nobody would see, most of a picture, so that little changes from text to text. */
     function heatmap(which, width) {
       var found = read.found[which], columns = Math.max(COLUMNS, state.text.length);
       var each = Math.min(36, (width - LEFT - 2) / Math.max(1, state.text.length));
@@ -285,8 +287,9 @@
       var rows = Math.max(ROWS, found.text.length);
       parts.push(labs.text(models[which].name, LEFT, 14, { "font-weight": 600 }));
       for (var j = 0; j < columns; j += 1) {
-        parts.push(labs.text(state.text[j] || "", LEFT + (j + 0.5) * each, top - 5, {
-          "text-anchor": "middle", style: "font-size: " + size + "px"
+        var there = j < state.text.length;
+        parts.push(labs.text(there ? state.text[j] : "", there ? LEFT + (j + 0.5) * each : LEFT, top - 5, {
+          "text-anchor": "middle", style: there ? "font-size: " + size + "px" : ""
         }));
       }
       for (var i = 0; i < rows; i += 1) {
@@ -295,10 +298,11 @@
           "text-anchor": "middle", "font-weight": i === state.row ? 700 : 400
         }));
         for (j = 0; j < columns; j += 1) {
+          var seen = weights[j] > UNSEEN;
           parts.push(labs.svg("rect", labs.merge({
-            x: (LEFT + Math.min(j, state.text.length) * each).toFixed(2), y: y,
-            width: j < weights.length ? each.toFixed(2) : 0, height: ROW
-          }, labs.red(weights[j] || 0))));
+            x: seen ? (LEFT + j * each).toFixed(2) : LEFT, y: y,
+            width: seen ? each.toFixed(2) : 0, height: ROW
+          }, labs.red(seen ? weights[j] : 0))));
         }
       }
       for (i = 0; i < ROWS; i += 1) { // the true ones
