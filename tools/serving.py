@@ -40,14 +40,18 @@ def build(
     edition: Mapping[str, str] | None = None,
     *,
     chinese: bool = False,
+    was_read: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Build the book into ``folder/_build``, as `make book` does; every warning is an error.
 
-    As pages it is built in both languages; in other forms in English, or in Chinese.
+    As pages it is built in both languages; in other forms in English, or in Chinese. With
+    ``was_read`` it is written from what another form, built there a moment ago, has read.
     """
     kind = ["--builder", "custom", "--custom-builder", builder] if builder != "html" else []
+    kind += [] if was_read else ["--all"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("BOOK_")}
-    command = f"build {ROOT} --path-output {folder} -W -n --keep-going --all".split() + kind
+    environment |= {"BOOK_WAS_READ": "1"} if was_read else {}
+    command = f"build {ROOT} --path-output {folder} -W -n --keep-going".split() + kind
     command += write_settings(folder) if chinese else []
     return subprocess.run(
         [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", *command],

@@ -149,9 +149,11 @@ def begin_anew(app: Sphinx) -> None:
 
     Nothing of one may be kept: numbers that a page quotes from another would be old, and pages
     that `lean` has gone over have lost what it looks for. Hidden files, such as a branch's
-    ``.git``, stay, and so does a folder that Sphinx has not made.
+    ``.git``, stay, and so does a folder that Sphinx has not made. ``BOOK_WAS_READ`` says that the
+    same pages were read there a moment ago, for another form, and need not be read again.
     """
-    Path(app.doctreedir, ENV_PICKLE_FILENAME).unlink(missing_ok=True)
+    if "BOOK_WAS_READ" not in os.environ:
+        Path(app.doctreedir, ENV_PICKLE_FILENAME).unlink(missing_ok=True)
     made_by_sphinx = Path(app.outdir, ".buildinfo")
     if not made_by_sphinx.exists():
         return

@@ -17,7 +17,7 @@ from tools.serving import ROOT
 CHAPTER = "book/03-masked-softmax.ipynb"
 CACHES = shutil.ignore_patterns("__pycache__")
 CELLS = re.compile(r"markdown-0.|code-0.|quiz-1|lab-mask\b|lab-mask-|exercise-1-|markdown-70")
-EPUB = ["--builder", "custom", "--custom-builder", "epub"]
+FORMS = ("epub", "singlehtml")
 PAGES = {  # as small as a book can be that has all that the extensions look for
     "_toc.yml": f"""format: jb-book
 root: book/index
@@ -54,23 +54,32 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build(course: Path, *options: str) -> dict[str, bytes]:
-    """What a reader gets from the pages after a build; it may warn, as most pages are missing."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("BOOK_")}
+def build(course: Path, form: str = "html", **environment: str) -> dict[str, bytes]:
+    """What a reader gets from a build; it may warn, as most pages are missing."""
+    others = {key: value for key, value in os.environ.items() if not key.startswith("BOOK_")}
     command = "from jupyter_book.cli.main import main; main()"
+    kind = ["--builder", "custom", "--custom-builder", form] if form != "html" else []
     done = subprocess.run(
-        [sys.executable, "-c", command, "build", str(course), *options],
+        [sys.executable, "-c", command, "build", str(course), *kind],
         cwd=course,
-        env=environment,
+        # An EPUB says when it was made.
+        env={**others, "SOURCE_DATE_EPOCH": "1800000000", **environment},
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    site = course / "_build" / "html"
+    assert ("0 added, 0 changed, 0 removed" in done.stdout) == ("BOOK_WAS_READ" in environment)
+    return written(course, form)
+
+
+def written(course: Path, form: str = "html") -> dict[str, bytes]:
+    """The files of a form, but for the archive of an EPUB, which keeps the time of each."""
+    site = course / "_build" / form
     files = (path for path in site.rglob("*") if path.is_file() and path.name[0] != ".")
-    return {str(path.relative_to(site)): path.read_bytes() for path in files}
+    found = {str(path.relative_to(site)): path.read_bytes() for path in files}
+    return {name: data for name, data in found.items() if form != "epub" or ".epub" not in name}
 
 
 def changed(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:
@@ -88,10 +97,6 @@ def test_building_again_gives_the_same_site(course: Path) -> None:
     assert b"<mjx-container" in first[CHAPTER.replace(".ipynb", ".html")]
     assert first["downloads/course.epub"] == b"a book"
     assert "有效".encode() in first[f"zh/{CHAPTER.replace('.ipynb', '.html')}"]
-    (course / "_build" / "html" / ".git").mkdir()
-    assert changed(first, build(course)) == []
-    assert (course / "_build" / "html" / ".git").is_dir()
-    assert changed(first, build(course, *EPUB)) == []
 
     chapter, extra = course / CHAPTER, course / "book" / "extra.md"
     before, contents = chapter.read_text(encoding="utf-8"), (course / "_toc.yml").read_text()
@@ -100,11 +105,20 @@ def test_building_again_gives_the_same_site(course: Path) -> None:
     chapter.write_text(edited, encoding="utf-8")
     extra.write_text("# More\n\n$x^2$\n", encoding="utf-8")
     (course / "_toc.yml").write_text(contents + "- file: book/extra\n")
+    (course / "_build" / "html" / ".git").mkdir()
     other = build(course)
+    assert (course / "_build" / "html" / ".git").is_dir()
     assert b"Another title" in other[CHAPTER.replace(".ipynb", ".html")]
     assert other.keys() >= {"zh/book/extra.html", "zh/_static/book.css"}
     assert "book/extra.html" in other
     assert "_static/book.css" in other
+
+    read_for_pages = {form: build(course, form, BOOK_WAS_READ="1") for form in FORMS}
+    for form, files in read_for_pages.items():
+        assert b"Another title" in b"".join(files.values())
+        assert changed(files, build(course, form)) == [], form
+    assert changed(other, written(course)) == []
+
     extra.unlink()
     (course / "_toc.yml").write_text(contents)
     chapter.write_text(before, encoding="utf-8")

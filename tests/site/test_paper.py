@@ -16,10 +16,11 @@ import ebook
 import pikepdf
 import pytest
 from bs4 import BeautifulSoup
+from editions import UNDER
 from fontTools.ttLib import TTFont
 from playwright.sync_api import Browser, Page, ViewportSize
 
-from tests.site.helpers import required_epubcheck
+from tests.site.helpers import PUBLISHED, required_epubcheck
 from tests.site.test_pages import parsed
 from tools.pdf import book_on_paper, write_book
 from tools.serving import build
@@ -30,13 +31,18 @@ PACKAGE = "{http://www.idpf.org/2007/opf}"
 TEXT_WIDTH = ViewportSize(width=620, height=900)  # of a sheet without its margins
 
 
+def written(folder: Path, builder: str, *, chinese: bool = False) -> Path:
+    """The book in another form, from what the pages' builds have read; by itself it is the same,
+    as `test_building` sees."""
+    result = build(folder, builder, PUBLISHED, chinese=chinese, was_read=True)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return folder / "_build" / builder
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("forms")
-    for builder in ("singlehtml", "epub"):
-        result = build(folder, builder)
-        assert result.returncode == 0, result.stderr[-4000:]
-    return folder / "_build"
+def folder(site: Path) -> Path:
+    written(site.parents[1], "epub")
+    return written(site.parents[1], "singlehtml").parent
 
 
 @pytest.fixture(scope="module")
@@ -287,11 +293,8 @@ def test_a_drawing_names_no_file_elsewhere_and_has_no_path_of_nothing() -> None:
 
 
 @pytest.fixture(scope="module")
-def chinese(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chinese")
-    result = build(folder, "epub", chinese=True)
-    assert result.returncode == 0, result.stderr[-4000:]
-    [path] = (folder / "_build" / "epub").glob("*.epub")
+def chinese(site: Path) -> Path:
+    [path] = written(site.parent / UNDER, "epub", chinese=True).glob("*.epub")
     return path
 
 
