@@ -38,8 +38,8 @@ class _Grid(NamedTuple):
         at = torch.arange(nodes, dtype=points.dtype, device=points.device) - self.halo + 0.5
         for group in groups_of(flat(boxes.T, (boxes.amax(dim=0) + 1).tolist())):
             first = boxes[group.points[:, 0]] * _NODES_OF_A_BOX
-            corners = self.origin + first * (self.spacing * self.bandwidth)
-            places = (points[group.points] - corners.unsqueeze(1)) / self.bandwidth
+            corners = first.unsqueeze(1) * (self.spacing * self.bandwidth)
+            places = (points[group.points] - self.origin - corners) / self.bandwidth
             ways = places.unsqueeze(-1) - at * self.spacing
             narrow = ways.to(self.numbers.dtype).square_().neg_().exp_()
             counts = group.there.sum(dim=1).tolist()
@@ -82,13 +82,15 @@ def moments_on_a_grid(
         lowest = torch.minimum(lowest, queries.amin(dim=0))
         highest = torch.maximum(highest, queries.amax(dim=0))
     width = _NODES_OF_A_BOX * spacing * bandwidth
-    num = ((highest - lowest) / width).tolist()
-    shape = [_NODES_OF_A_BOX * (math.floor(n) + 1) + 2 * halo for n in num]
+    num = [
+        math.floor(n) + 1 for n in ((highest - lowest) / width).clamp(max=_MOST_NUMBERS).tolist()
+    ]
+    shape = [_NODES_OF_A_BOX * n + 2 * halo for n in num]
     if channels * math.prod(shape) > _MOST_NUMBERS:
         return None
     of_keys = ((keys - lowest) / width).long()
     of_queries = of_keys if queries is keys else ((queries - lowest) / width).long()
-    boxes = flat(torch.cat([of_keys, of_queries]).T, [math.floor(n) + 1 for n in num])
+    boxes = flat(torch.cat([of_keys, of_queries]).T, num)
     if 2 * _FEWEST_POINTS * len(boxes.unique()) > len(boxes):
         return None
     numbers = values.new_zeros(channels, *shape, dtype=torch.float32 if single else None)

@@ -38,8 +38,7 @@ def test_sums_on_a_grid_are_those_of_all_pairs_relative_to_themselves(
     error = ((found.sums[power] - expected) / scale).abs()
     enough = good(found, features)
     assert enough.double().mean() > 0.8
-    # Places that are 1e6 from zero have ten digits left.
-    assert error[enough].max() < (digits if shift == 0 else max(digits, 1e-8))
+    assert error[enough].max() < digits
 
 
 @pytest.mark.parametrize("single", [True, False])
@@ -78,7 +77,7 @@ def test_own_kernels_can_be_taken_out_where_sums_are_good(single):
 
 def test_there_is_no_grid_where_most_of_it_would_be_empty():
     points, ones = normal(1000, 3), torch.ones(1000, 1).double()
-    for h in (0.1, 1e-6):  # few points in most boxes; more nodes than there is room for
+    for h in (0.1, 1e-6, 1e-320):  # few points in most boxes; no room for the nodes
         bandwidth = torch.full((3,), h).double()
         assert moments_on_a_grid(points, points, ones, bandwidth, single=True) is None
 
@@ -109,6 +108,6 @@ def test_predictions_in_space_are_those_of_a_softmax(dtype):
 
 
 def test_a_grid_takes_no_room_for_pairs():
-    x = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
-    model = NadarayaWatson(0.2).fit(x, x.sum(dim=-1))
-    assert peak_bytes(lambda: model.predict(x)) < 2000 * len(x)  # all pairs: 80 000 of each
+    x = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0))
+    model = NadarayaWatson(0.3).fit(x, x.sum(dim=-1))
+    assert peak_bytes(lambda: model.predict(x)) < 4000 * len(x)  # all pairs: 16 000 of each
