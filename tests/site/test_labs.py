@@ -47,12 +47,12 @@ KERNELS = ["gaussian", "boxcar", "triangular", "epanechnikov"]
 FILLS = ["infinity", "million", "afterwards"]
 
 
-DESK = ViewportSize(width=1280, height=1000)
+WINDOW = ViewportSize(width=1280, height=1000)
 
 
 @pytest.fixture(scope="module")
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport=DESK, has_touch=True)
+    context = browser.new_context(viewport=WINDOW, has_touch=True)
     yield context
     context.close()
 
@@ -90,7 +90,7 @@ def laboratory(
 def figure(laboratory: Locator) -> Locator:
     """Each laboratory as at the beginning."""
     laboratory.page.emulate_media(media="screen")
-    laboratory.page.set_viewport_size(DESK)
+    laboratory.page.set_viewport_size(WINDOW)
     laboratory.get_by_role("button", name="Start again").evaluate("button => button.click()")
     return laboratory
 
