@@ -14,7 +14,7 @@ from d2lattn.checks import at_least_float32, check_floating
 from d2lattn.distributed.peers import Group, Peers
 from d2lattn.restrictions import Stretch
 
-__all__ = ["Layout", "gather_sequence", "shard_sequence", "stretches"]
+__all__ = ["Layout", "cuts", "gather_sequence", "shard_sequence", "stretches"]
 
 Layout = Literal["contiguous", "zigzag"]
 Stretches = list[Stretch]
@@ -25,19 +25,19 @@ def check_layout(layout: str) -> None:
         raise ValueError(f"layout must be 'contiguous' or 'zigzag'; got {layout!r}")
 
 
-def _cuts(total: int, parts: int) -> Stretches:
-    """Stretches as equal as can be, the longer ones first."""
-    size, more = divmod(total, parts)
-    ends = [part * size + min(part, more) for part in range(parts + 1)]
+def cuts(start: int, stop: int, parts: int) -> Stretches:
+    """Stretches as equal as can be, the longer ones first, as :func:`torch.tensor_split` does."""
+    size, more = divmod(stop - start, parts)
+    ends = [start + part * size + min(part, more) for part in range(parts + 1)]
     return list(pairwise(ends))
 
 
 def planned(total: int, size: int, layout: str) -> list[Stretches]:
     """For each process the stretches of tokens that :func:`shard_sequence` gives it."""
     if layout == "contiguous":
-        return [[stretch] for stretch in _cuts(total, size)]
-    cuts = _cuts(total, 2 * size)
-    return [[cuts[rank], cuts[2 * size - 1 - rank]] for rank in range(size)]
+        return [[stretch] for stretch in cuts(0, total, size)]
+    found = cuts(0, total, 2 * size)
+    return [[found[rank], found[2 * size - 1 - rank]] for rank in range(size)]
 
 
 def stretches(name: str, counts: list[int], layout: str) -> list[Stretches]:

@@ -86,6 +86,9 @@ def _go_round(
     columns = block.shape[1]
     ask, hold = zip(*exchange(peers, [float(asking), float(len(block))]), strict=True)
     needs = [[theirs > 0 and n > 0 for n in hold] for theirs in ask]
-    rounds = Rounds(peers, [int(n) * columns for n in hold], needs)
-    rounds.ring(block.reshape(-1), lambda number, row: work(number, row.view(-1, columns)))
+    rounds = Rounds(peers, [int(n) * columns for n in hold], needs, block.new_empty(0))
+    rounds.ring(
+        lambda _, row: row.copy_(block.reshape(-1)),
+        lambda number, row: work(number, row.view(-1, columns)),
+    )
     peers.close(rounds.trouble)

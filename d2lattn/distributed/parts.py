@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,34 +14,52 @@ from d2lattn.derivatives import gradients
 from d2lattn.distributed.layout import Stretches
 from d2lattn.distributed.plan import Plan
 from d2lattn.engine.fused import join
+from d2lattn.restrictions import Stretch
 
-__all__ = ["Joint", "Share", "packed", "unpacked", "wide"]
+__all__ = ["Joint", "Share", "pack", "unpack", "wide"]
 
 
-_NUMBERS_AT_ONCE = 2**16  # that are joined together
+_NUMBERS_AT_ONCE = 2**15  # that are joined together
 
 
 def _cut(tokens: Tensor, parts: Stretches) -> tuple[Tensor, ...]:
     return tokens.split([stop - start for start, stop in parts], dim=-2)
 
 
-def packed(k: Tensor, v: Tensor) -> Tensor:
-    """Keys and values, or their gradients, in one row."""
-    dtype = torch.promote_types(k.dtype, v.dtype)
-    return torch.cat([k.detach().reshape(-1).to(dtype), v.detach().reshape(-1).to(dtype)])
-
-
-def unpacked(row: Tensor, plan: Plan, number: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of a block with the batch, the features and the dtypes of the own ones."""
-    of_k, of_v = _views(row, plan, number, k, v)
-    return of_k.to(k.dtype), of_v.to(v.dtype)
-
-
-def _views(row: Tensor, plan: Plan, number: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    count = sum(stop - start for start, stop in plan.of_keys[number])
+def _views(row: Tensor, stretches: Stretches, k: Tensor, v: Tensor) -> list[tuple[Tensor, ...]]:
+    """Keys and values in a row, or their gradients, by their stretches: with the batch and the
+    features of the own ones."""
+    count = sum(stop - start for start, stop in stretches)
     shapes = [(*x.shape[:-2], count, x.shape[-1]) for x in (k, v)]
-    first, second = row.split([torch.Size(shape).numel() for shape in shapes])
-    return first.view(shapes[0]), second.view(shapes[1])
+    parts = row.split([torch.Size(shape).numel() for shape in shapes])
+    return [_cut(x.view(shape), stretches) for x, shape in zip(parts, shapes, strict=True)]
+
+
+def _own(plan: Plan, number: int, x: Tensor) -> list[Tensor]:
+    """Of own keys, or values, those of a block."""
+    stretches = _cut(x, plan.of_keys[plan.peers.rank])
+    turn = number // plan.peers.size
+    return [stretch.tensor_split(plan.parts, dim=-2)[turn] for stretch in stretches]
+
+
+def _places(
+    plan: Plan, number: int, row: Tensor, k: Tensor, v: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Where the keys and values of an own block are in a row, and where in the own ones."""
+    for x, some in zip((k, v), _views(row, plan.blocks()[number], k, v), strict=True):
+        yield from zip(some, _own(plan, number, x), strict=True)
+
+
+def pack(plan: Plan, number: int, row: Tensor, k: Tensor, v: Tensor) -> None:
+    """Keys and values of an own block into one row."""
+    for place, tokens in _places(plan, number, row, k.detach(), v.detach()):
+        place.copy_(tokens)
+
+
+def unpack(plan: Plan, number: int, row: Tensor, k: Tensor, v: Tensor) -> None:
+    """From a row to the keys and values of an own block."""
+    for place, tokens in _places(plan, number, row, k, v):
+        tokens.copy_(place)
 
 
 def wide(*tensors: Tensor) -> torch.dtype:
@@ -51,21 +70,6 @@ def wide(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
-def _pieces(
-    plan: Plan, number: int, row: Tensor, k: Tensor, v: Tensor
-) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Of a block the stretches of keys and values, with the own stretches of queries that may
-    see them."""
-    block = unpacked(row, plan, number, k, v)
-    meets = plan.meets[plan.peers.rank][number]
-    for column, (some_k, some_v) in enumerate(
-        zip(*(_cut(x, plan.of_keys[number]) for x in block), strict=True)
-    ):
-        for query in range(len(plan.of_queries[plan.peers.rank])):
-            if meets[query][column]:
-                yield query, column, some_k, some_v
-
-
 class Joint:
     """What the own queries have of the blocks so far."""
 
@@ -73,27 +77,37 @@ class Joint:
         self, plan: Plan, tensors: tuple[Tensor, ...], q: Tensor, k: Tensor, v: Tensor
     ) -> None:
         self.plan, self.tensors, self.k, self.v = plan, tensors, k, v
-        # Parts of half precision are joined in float32, and those of float32 in float64: what a
+        self.blocks = plan.blocks()
+        self.output = q.new_zeros((*q.shape[:-1], v.shape[-1]), dtype=wide(q, k, v))
+        # In float64: of logarithms that are rounded the shares do not add up to 1, and what a
         # ring rounds more often than one process does should not show.
-        half = all(x.dtype in (torch.float16, torch.bfloat16) for x in (q, k, v))
-        dtype = torch.float32 if half or q.device.type == "mps" else torch.float64
-        self.output = q.new_zeros((*q.shape[:-1], v.shape[-1]), dtype=dtype)
-        self.logsumexp = self.output.new_full(q.shape[:-1], -torch.inf)
-        rows = plan.of_queries[plan.peers.rank]
+        dtype = torch.float32 if q.device.type == "mps" else torch.float64
+        self.logsumexp = self.output.new_full(q.shape[:-1], -torch.inf, dtype=dtype)
+        rows = plan.rows()
         logs = self.logsumexp.split([stop - start for start, stop in rows], dim=-1)
-        self.parts = list(zip(_cut(q, rows), _cut(self.output, rows), logs, strict=True))
+        self.rows = list(zip(rows, _cut(q, rows), _cut(self.output, rows), logs, strict=True))
 
     def __call__(self, number: int, block: Tensor) -> None:
-        for row, column, k, v in _pieces(self.plan, number, block, self.k, self.v):
-            q, output, log = self.parts[row]
-            found, found_log = self.plan.part(number, self.tensors, row, column, q, k, v)
-            # Some rows at a time: no second copy of all in a wider dtype.
-            rows = max(1, _NUMBERS_AT_ONCE // max(1, output[..., :1, :].numel()))
-            for some in zip(
-                output.split(rows, -2), log.split(rows, -1),
-                found.split(rows, -2), found_log.split(rows, -1), strict=True,
-            ):  # fmt: skip
-                join(some[0], some[1], *(x.to(output.dtype) for x in some[2:]))
+        columns = self.blocks[number]
+        for some in zip(columns, *_views(block, columns, self.k, self.v), strict=True):
+            of_keys, k, v = some[0], some[1].to(self.k.dtype), some[2].to(self.v.dtype)
+            for rows, q, output, log in self.rows:
+                _join(output, log, self.plan.part(self.tensors, rows, of_keys, q, k, v))
+
+
+def _join(output: Tensor, log: Tensor, found: tuple[Tensor, Tensor] | None) -> None:
+    """Take what other keys gave into what there is, in the dtype of its logarithms: of some rows
+    at a time, so that there is no second copy of all in a wider dtype."""
+    if found is None:
+        return
+    rows = max(1, _NUMBERS_AT_ONCE // max(1, output[..., :1, :].numel()))
+    for so_far, so_far_log, more, more_log in zip(
+        output.split(rows, -2), log.split(rows, -1),
+        found[0].split(rows, -2), found[1].split(rows, -1), strict=True,
+    ):  # fmt: skip
+        joined = so_far.to(log.dtype)
+        join(joined, so_far_log, more.to(log.dtype), more_log.to(log.dtype))
+        so_far.copy_(joined)
 
 
 @dataclass
@@ -109,7 +123,8 @@ class Share:
     tensors: tuple[Tensor, ...]
     k: Tensor
     v: Tensor
-    rows: list[tuple[Tensor, ...]]  # q, d_output, logsumexp, rest of d_logsumexp, d_q
+    blocks: list[Stretches]
+    rows: list[tuple[Any, ...]]  # stretch, q, d_output, logsumexp, rest of d_logsumexp, d_q
     d_q: Tensor
     d_tensors: dict[int, Tensor]
 
@@ -129,41 +144,55 @@ class Share:
         rest = -(d_output * output).sum(dim=-1)
         rest = rest if d_logsumexp is None else rest + d_logsumexp
         d_q = torch.zeros_like(q, dtype=output.dtype, memory_format=torch.contiguous_format)
-        sizes = [stop - start for start, stop in plan.of_queries[plan.peers.rank]]
+        of_rows = plan.rows()
+        sizes = [stop - start for start, stop in of_rows]
         rows = zip(
-            q.split(sizes, -2), d_output.split(sizes, -2), logsumexp.split(sizes, -1),
+            of_rows, q.split(sizes, -2), d_output.split(sizes, -2), logsumexp.split(sizes, -1),
             rest.split(sizes, -1), d_q.split(sizes, -2), strict=True,
         )  # fmt: skip
-        return Share(plan, tensors, k, v, list(rows), d_q, {})
+        return Share(plan, tensors, k, v, plan.blocks(), list(rows), d_q, {})
 
     def __call__(self, number: int, block: Tensor) -> Tensor:
         """The gradients of a block, in one row."""
-        plan, dtype = self.plan, self.d_q.dtype
-        owed = torch.zeros_like(block, dtype=dtype)
-        both = _views(owed, plan, number, self.k, self.v)
-        cut = [_cut(x, plan.of_keys[number]) for x in both]
-        for row, column, *some in _pieces(plan, number, block, self.k, self.v):
-            q, d_output, logsumexp, rest, d_q = self.rows[row]
-            tokens = [self._leaf(x) for x in (q, *some)]
-            asked = [x for x in self.tensors if x.requires_grad]
-            enabled, ambient = plan.autocast
-            with torch.enable_grad(), torch.autocast(q.device.type, ambient, enabled=enabled):
-                found, log = plan.part(number, self.tensors, row, column, *tokens)
-            found, log = (x.to(dtype) for x in (found, log))
-            with torch.no_grad():
-                share = (log - logsumexp).exp().masked_fill(log == -torch.inf, 0.0)
-                d_found = share.unsqueeze(-1) * d_output
-                d_log = (d_found * found).sum(dim=-1) + share * rest
-            grads = gradients((found, log), (d_found, d_log), [*tokens, *asked])
-            for total, grad in zip((d_q, cut[0][column], cut[1][column]), grads, strict=False):
-                if grad is not None:
-                    total += grad
-            for tensor, grad in zip(asked, grads[3:], strict=True):
-                if grad is not None:
-                    grad = at_least_float32(grad)
-                    known = self.d_tensors.get(id(tensor))
-                    self.d_tensors[id(tensor)] = grad if known is None else known + grad
+        owed = torch.zeros_like(block, dtype=self.d_q.dtype)
+        columns = self.blocks[number]
+        views = [_views(row, columns, self.k, self.v) for row in (block, owed)]
+        for of_keys, k, v, d_k, d_v in zip(columns, *views[0], *views[1], strict=True):
+            tokens = k.to(self.k.dtype), v.to(self.v.dtype)
+            for row in self.rows:
+                self._add(row, of_keys, tokens, (d_k, d_v))
         return owed
+
+    def _add(
+        self,
+        row: tuple[Any, ...],
+        of_keys: Stretch,
+        some: tuple[Tensor, ...],
+        d_some: tuple[Tensor, ...],
+    ) -> None:
+        """What some queries and some keys owe."""
+        of_row, q, d_output, logsumexp, rest, d_q = row
+        leaves = [self._leaf(x) for x in (q, *some)]
+        asked = [x for x in self.tensors if x.requires_grad]
+        enabled, ambient = self.plan.autocast
+        with torch.enable_grad(), torch.autocast(q.device.type, ambient, enabled=enabled):
+            made = self.plan.part(self.tensors, of_row, of_keys, *leaves)
+        if made is None:
+            return
+        found, log = (x.to(d_q.dtype) for x in made)
+        with torch.no_grad():
+            share = (log - logsumexp).exp().masked_fill(log == -torch.inf, 0.0)
+            d_found = share.unsqueeze(-1) * d_output
+            d_log = (d_found * found).sum(dim=-1) + share * rest
+        grads = gradients((found, log), (d_found, d_log), [*leaves, *asked])
+        for total, grad in zip((d_q, *d_some), grads, strict=False):
+            if grad is not None:
+                total += grad
+        for tensor, grad in zip(asked, grads[3:], strict=True):
+            if grad is not None:
+                grad = at_least_float32(grad)
+                known = self.d_tensors.get(id(tensor))
+                self.d_tensors[id(tensor)] = grad if known is None else known + grad
 
     def _leaf(self, tokens: Tensor) -> Tensor:
         """Where gradients are asked for; in float32 where nobody minds, not to round them."""

@@ -11,15 +11,18 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from d2lattn.blocks import Block
-from d2lattn.distributed.layout import Stretches
+from d2lattn.distributed.layout import Stretches, cuts
 from d2lattn.distributed.peers import Peers
 from d2lattn.distributed.rounds import Rounds
 from d2lattn.engine.attend import attend
 from d2lattn.engine.probe import Witness, tensors_of
-from d2lattn.restrictions import Part, Restriction
+from d2lattn.restrictions import Part, Restriction, Stretch
 from d2lattn.score import Score
 
 __all__ = ["Plan"]
+
+# A block goes round in parts, one after the other, if each holds so many numbers.
+NUMBERS = 2**17
 
 
 class _Scored(nn.Module):
@@ -55,12 +58,13 @@ class Plan:
     shape: tuple[int, ...]  # of all scores
     of_queries: list[Stretches]
     of_keys: list[Stretches]
+    parts: int  # in which each process's keys go round, one after the other
     tree: Any  # of the mask, without its tensors
     dropout: float
     seed: int
     autocast: tuple[bool, torch.dtype]
-    meets: list[list[list[list[bool]]]]  # process, block, its stretch of queries, of keys
-    gathers: bool = False
+    needs: list[list[bool]]  # process, and whether its queries see any keys of another one
+    gathers: bool
 
     @staticmethod
     def of(
@@ -71,12 +75,27 @@ class Plan:
         of_keys: list[Stretches],
         allowed: Restriction | None,
         dropout: float,
+        *,
+        features: int,
+        gathers: bool = False,
     ) -> Plan:
+        """Where a key and its value have so many features together.
+
+        Own queries meet a block in as many pieces as there are processes, a zig-zag's two
+        stretches counted; of more and smaller ones each would cost more than it spares memory.
+        """
         scored = _Scored(score)
-        meets = [
-            [[[_meets(allowed, shape, r, c) for c in columns] for r in rows] for columns in of_keys]
+        needs = [
+            [
+                any(_seen(allowed, shape, r, c)[0] for r in rows for c in columns)
+                for columns in of_keys
+            ]
             for rows in of_queries
         ]
+        each = torch.Size(shape[:-2]).numel() * features
+        longest = max(sum(stop - start for start, stop in some) for some in of_keys)
+        pieces = peers.size // len(of_keys[0])
+        parts = 1 if gathers else max(1, min(pieces, each * longest // NUMBERS))
         # Drawn only where it is used, so that a call without dropout leaves the generator alone.
         seed = int(torch.randint(2**60, ())) if dropout > 0 else 0
         kind = peers.device.type if peers.device is not None else "cpu"
@@ -84,8 +103,8 @@ class Plan:
         leaves, tree = pytree.tree_flatten([] if allowed is None else [allowed])
         names = list(tensors_of(scored))
         return Plan(
-            peers, scored, names, shape, of_queries, of_keys, (tree, len(leaves), leaves),
-            dropout, seed, autocast, meets,
+            peers, scored, names, shape, of_queries, of_keys, parts, (tree, len(leaves), leaves),
+            dropout, seed, autocast, needs, gathers,
         )  # fmt: skip
 
     def scoring(self, score: Score) -> Plan:
@@ -124,23 +143,34 @@ class Plan:
         others = {id(x): x for x, _ in witness.seen if x.requires_grad and id(x) not in known}
         return list(others.values())
 
+    def blocks(self) -> list[Stretches]:
+        """The stretches of keys that go round together: the first parts of all processes, then
+        the second ones. Of each stretch a part, so that a zig-zag remains one."""
+        cut = [[cuts(*stretch, self.parts) for stretch in some] for some in self.of_keys]
+        return [[found[part] for found in some] for part in range(self.parts) for some in cut]
+
+    def rows(self) -> Stretches:
+        """The own queries in as many parts: what is made of them at once is as small."""
+        some = self.of_queries[self.peers.rank]
+        return [part for stretch in some for part in cuts(*stretch, self.parts)]
+
     def part(
-        self, number: int, tensors: tuple[Tensor, ...], rows: int, columns: int, *tokens: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Output and logsumexp of one stretch of the own queries and one of a block's keys."""
-        me = self.peers.rank
+        self, tensors: tuple[Tensor, ...], rows: Stretch, columns: Stretch, *tokens: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Output and logsumexp of some queries and some keys; None if they see none of them."""
         named = dict(zip(self.names, tensors, strict=False))
-        of_rows, of_columns = self.of_queries[me][rows], self.of_keys[number][columns]
-        block = Block.whole(self.shape)._replace(rows=slice(*of_rows), columns=slice(*of_columns))
+        block = Block.whole(self.shape)._replace(rows=slice(*rows), columns=slice(*columns))
         allowed = self.allowed(tensors)
+        some, every = _seen(allowed, self.shape, rows, columns)
+        if not some:
+            return None
         if allowed is not None:
-            allowed = Part(allowed, self.shape, of_rows, of_columns)
+            allowed = None if every else Part(allowed, self.shape, rows, columns)
         if self.dropout == 0:
             return functional_call(self.score, named, (block, allowed, 0.0, *tokens))
         devices = [tokens[0].device] if tokens[0].is_cuda else []
         with torch.random.fork_rng(devices=devices):
-            pieces = len(self.of_queries[me]) * rows + columns
-            torch.manual_seed(self.seed + 4 * (me * self.peers.size + number) + pieces)
+            torch.manual_seed(self.seed + rows[0] * self.shape[-1] + columns[0])
             return functional_call(self.score, named, (block, allowed, self.dropout, *tokens))
 
     def allowed(self, tensors: tuple[Tensor, ...]) -> Restriction | None:
@@ -150,30 +180,29 @@ class Plan:
         found = pytree.tree_unflatten(list(tensors[first : first + count]), tree)
         return found[0] if found else None
 
-    def rounds(self, features: int) -> Rounds:
-        """The blocks, of so many numbers for each key and its value."""
-        each = torch.Size(self.shape[:-2]).numel() * features
-        sizes = [each * sum(stop - start for start, stop in parts) for parts in self.of_keys]
-        needs = [[any(map(any, some)) for some in of_blocks] for of_blocks in self.meets]
-        return Rounds(self.peers, sizes, needs)
+    def rounds(self, k: Tensor, v: Tensor) -> Rounds:
+        """The blocks, of keys and values such as the own ones."""
+        each = torch.Size(self.shape[:-2]).numel() * (k.shape[-1] + v.shape[-1])
+        sizes = [each * sum(stop - start for start, stop in some) for some in self.blocks()]
+        like = k.new_empty(0, dtype=torch.promote_types(k.dtype, v.dtype))
+        return Rounds(self.peers, sizes, self.needs, like)
 
 
-def _meets(
-    allowed: Restriction | None,
-    shape: tuple[int, ...],
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-) -> bool:
-    """Whether queries of a stretch may see keys of another; needs no look at every pair."""
+def _seen(
+    allowed: Restriction | None, shape: tuple[int, ...], rows: Stretch, columns: Stretch
+) -> tuple[bool, bool]:
+    """Whether queries of a stretch may see some keys of another, and whether all of them see every
+    one; needs no look at every pair, and may not notice that they do."""
     if rows[0] == rows[1] or columns[0] == columns[1]:
-        return False
+        return False, False
     if allowed is None:
-        return True
+        return True, True
     start, stop = allowed.hull(rows, shape)
     if min(stop, columns[1]) <= max(start, columns[0]):
-        return False
+        return False, False
     if allowed.opaque:
-        return True
+        return True, False
     device = next((tensor.device for tensor in allowed.tensors()), torch.device("cpu"))
     block = Block.whole(shape)._replace(rows=slice(*rows), columns=slice(*columns))
-    return bool(allowed.columns(block, device)[0].any())
+    some, every = allowed.columns(block, device)
+    return bool(some.any()), bool(every.all())

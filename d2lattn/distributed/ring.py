@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from d2lattn.checks import check_dropout, check_tokens, result_dtype
 from d2lattn.distributed.agreement import agreed, check_score, wants_gradients_of
 from d2lattn.distributed.layout import Layout, check_layout, stretches
-from d2lattn.distributed.parts import Joint, Share, packed, unpacked, wide
+from d2lattn.distributed.parts import Joint, Share, pack, unpack
 from d2lattn.distributed.peers import Group, Peers
 from d2lattn.distributed.plan import Plan
 from d2lattn.masks import Mask, restriction
@@ -92,10 +93,12 @@ def ring_attention(
 
     Notes
     -----
-    Above its shares a process holds two blocks of keys and values, the one that it works on and
-    the one that is coming; what was joined so far, in float64 where tokens are float32; and what
-    the block gives. On the way back at most four blocks of gradients are added: the one that is
-    made, the one that is coming, the one that was just sent, and at the end the own one.
+    Above its shares a process holds what was joined so far; keys and values that it works on and
+    others that are coming; and what they give. Long blocks go round in parts, as many as there
+    are processes (half as many of each stretch in a zig-zag): two parts of a block are held then,
+    and what is made at once is as small. With ``rotate="gather"``, or where blocks are short,
+    they go whole. On the way back there are at most three parts of gradients as well: the one
+    that is made, the one that is coming and the one that was just sent; and the own block's.
 
     References
     ----------
@@ -127,8 +130,10 @@ def ring_attention(
     of_keys = stretches("keys and values", [n for _, n in of_all], layout)
     shape = (*queries.shape[:-2], *(sum(numbers) for numbers in zip(*of_all, strict=True)))
     allowed = restriction(valid_lens, mask, shape, queries.device)
-    plan = Plan.of(peers, score, shape, of_queries, of_keys, allowed, dropout)
-    plan = replace(plan, gathers=rotate == "gather")
+    plan = Plan.of(
+        peers, score, shape, of_queries, of_keys, allowed, dropout,
+        features=keys.shape[-1] + values.shape[-1], gathers=rotate == "gather",
+    )  # fmt: skip
     tensors = plan.tensors(queries, keys, values)
     output, logsumexp = _Ring.apply(plan, queries, keys, values, *tensors)
     return StreamOutput(output.to(result_dtype(queries, keys, values)), logsumexp)
@@ -148,7 +153,8 @@ def attend_by_each(
     cuts = [stretches("tokens", list(counts), "contiguous") for counts in zip(*of_all, strict=True)]
     shape = tuple(sum(counts) for counts in zip(*of_all, strict=True))
     allowed = restriction(None, mask, shape, queries.device)
-    first = Plan.of(peers, scores[0], shape, cuts[0], cuts[1], allowed, 0.0)
+    features = keys.shape[-1] + values.shape[-1]
+    first = Plan.of(peers, scores[0], shape, cuts[0], cuts[1], allowed, 0.0, features=features)
     joints = []
     for plan in map(first.scoring, scores):
         joints.append(Joint(plan, plan.tensors(queries, keys, values), queries, keys, values))
@@ -157,8 +163,8 @@ def attend_by_each(
         for joint in joints:
             joint(number, block)
 
-    rounds = first.rounds(keys.shape[-1] + values.shape[-1])
-    rounds.ring(packed(keys, values), work)
+    rounds = first.rounds(keys, values)
+    rounds.ring(partial(pack, first, k=keys, v=values), work)
     peers.close(rounds.trouble)
     return [StreamOutput(joint.output, joint.logsumexp) for joint in joints]
 
@@ -171,15 +177,15 @@ class _Ring(torch.autograd.Function):
         ctx: Any, plan: Plan, q: Tensor, k: Tensor, v: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         joint = Joint(plan, tensors, q, k, v)
-        rounds = plan.rounds(k.shape[-1] + v.shape[-1])
+        rounds, load = plan.rounds(k, v), partial(pack, plan, k=k, v=v)
         kept: list[Tensor] = []
         if plan.gathers:
-            kept = rounds.gather(packed(k, v))
+            kept = rounds.gather(load)
             rounds.gathered(kept, joint)
         else:
-            rounds.ring(packed(k, v), joint)
+            rounds.ring(load, joint)
         plan.peers.close(rounds.trouble)
-        output, logsumexp = (x.to(wide(q, k, v)) for x in (joint.output, joint.logsumexp))
+        output, logsumexp = joint.output, joint.logsumexp.to(joint.output.dtype)
         ctx.plan, ctx.count = plan, len(tensors)
         ctx.save_for_backward(q, k, v, *tensors, output, logsumexp, *kept)
         ctx.set_materialize_grads(False)
@@ -197,15 +203,16 @@ class _Ring(torch.autograd.Function):
         plan = replace(ctx.plan, peers=peers)
         peers.open((), {"shape of all scores": plan.shape}, None)
         share = Share.of(plan, tensors, q, k, v, output, logsumexp, d_output, d_logsumexp)
-        rounds, owed = plan.rounds(k.shape[-1] + v.shape[-1]), output.dtype
+        rounds, owed = plan.rounds(k, v), output.dtype
         if plan.gathers:
-            total = rounds.gathered(kept, share, owed)
+            totals = rounds.gathered(kept, share, owed)
         else:
-            total = rounds.ring(packed(k, v), share, owed)
+            totals = rounds.ring(partial(pack, plan, k=k, v=v), share, owed)
         peers.close(rounds.trouble)
-        assert total is not None
-        d_k, d_v = unpacked(total, plan, peers.rank, k.to(owed), v.to(owed))
-        grads: list[Tensor | None] = [share.d_q.to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype)]
+        d_k, d_v = torch.empty_like(k), torch.empty_like(v)
+        for turn, total in enumerate(totals):
+            unpack(plan, turn * peers.size + peers.rank, total, d_k, d_v)
+        grads: list[Tensor | None] = [share.d_q.to(q.dtype), d_k, d_v]
         for tensor in tensors:
             # 0 where nothing is owed, as without queries: all_reduce needs a gradient from all.
             nothing = torch.zeros_like(tensor) if tensor.requires_grad else None
