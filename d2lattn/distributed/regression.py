@@ -18,6 +18,7 @@ from d2lattn.distributed.nearest import averages_of_nearest
 from d2lattn.distributed.peers import Group, Peers
 from d2lattn.distributed.ring import ring_attention
 from d2lattn.distributed.selection import OTHERS, select
+from d2lattn.extras import progress_bar
 from d2lattn.fitted import Fitted, columns
 from d2lattn.kernel_formulas import Bandwidth
 from d2lattn.masks import Mask
@@ -158,7 +159,10 @@ class ShardedNadarayaWatson(Fitted):
         return self._shaped(self._left_out())
 
     def select_bandwidth(
-        self, candidates: Iterable[Bandwidth] | Tensor | None = None
+        self,
+        candidates: Iterable[Bandwidth] | Tensor | None = None,
+        *,
+        progress: bool = False,
     ) -> ShardedNadarayaWatson:
         r"""Choose the bandwidth with the least mean squared leave-one-out residual of all.
 
@@ -171,6 +175,8 @@ class ShardedNadarayaWatson(Fitted):
             Bandwidths to choose from, the same on every process; by default as
             :meth:`d2lattn.NadarayaWatson.select_bandwidth` looks for one, or for one for each
             feature.
+        progress
+            Whether to show a progress bar on this process: bandwidths that were tried.
 
         Raises
         ------
@@ -178,6 +184,8 @@ class ShardedNadarayaWatson(Fitted):
             If :meth:`fit` was not called, or another process fails.
         TypeError, ValueError
             If a candidate is not positive and finite, or each leaves a point without neighbours.
+        ModuleNotFoundError
+            If a progress bar is asked for and tqdm is not installed.
 
         Notes
         -----
@@ -197,7 +205,8 @@ class ShardedNadarayaWatson(Fitted):
 
         peers = self._peers("select_bandwidth", fields)
         ndim = self.bandwidth.ndim
-        chosen = select(peers, self.kernel, self._measurements(), ndim, grid)
+        with progress_bar("bandwidth", None, progress) as tick:
+            chosen = select(peers, self.kernel, self._measurements(), ndim, grid, tick)
         self._score.bandwidth = chosen.expand((1,) * ndim) if chosen.ndim == 0 else chosen
         return self
 

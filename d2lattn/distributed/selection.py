@@ -17,6 +17,7 @@ from d2lattn.distributed.peers import Peers
 from d2lattn.distributed.ring import attend_by_each, ring_attention
 from d2lattn.kernels import KernelScore
 from d2lattn.masks import Mask
+from d2lattn.smoothing import Tick
 
 __all__ = ["OTHERS", "select"]
 
@@ -29,9 +30,10 @@ def select(
     own: Measurements,
     ndim: int,
     candidates: Sequence[Tensor] | None,
+    tick: Tick | None = None,
 ) -> Float[Tensor, "..."]:
     """The bandwidth with the least leave-one-out loss of all, or the best of the candidates."""
-    losses = _SharedLosses(peers, kernel, own)
+    losses = _SharedLosses(peers, kernel, own, tick)
     points = own.places
     if candidates is not None:
         best = least(losses, candidates)
@@ -62,8 +64,8 @@ class _SharedLosses:
     On every process the same numbers, to the last digit: all of them decide alike.
     """
 
-    def __init__(self, peers: Peers, kernel: str, own: Measurements) -> None:
-        self.peers, self.kernel, self.own = peers, kernel, own
+    def __init__(self, peers: Peers, kernel: str, own: Measurements, tick: Tick | None) -> None:
+        self.peers, self.kernel, self.own, self.tick = peers, kernel, own, tick
         self.keys = own.keys
         (weight,) = total(peers, [float(own.weight.sum())])
         self.divisor = weight * own.values.shape[1]
@@ -81,6 +83,7 @@ class _SharedLosses:
             math.inf if bool((log == -math.inf).any()) else float(self._square(output))
             for output, log in found
         ]
+        self._tried(len(bandwidths))
         return [square / self.divisor for square in total(self.peers, squares)]
 
     def with_gradient(
@@ -96,8 +99,13 @@ class _SharedLosses:
             )  # fmt: skip
             square = self._square(output)
             (slope,) = torch.autograd.grad(square, kernel.log_bandwidth)
+        self._tried(1)
         loss, *slopes = total(self.peers, [float(square.detach()), *slope.tolist()])
         return loss / self.divisor, bandwidth.new_tensor(slopes) / self.divisor
+
+    def _tried(self, count: int) -> None:
+        if self.tick is not None:
+            self.tick(count)
 
     def _square(self, output: Float[Tensor, "n outputs"]) -> Float[Tensor, ""]:
         return (self.own.weight.unsqueeze(-1) * (self.own.values - output).square()).sum()
