@@ -5,10 +5,6 @@ In a module without pytest, so that the processes import little.
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+import d2lattn.distributed.plan
 import d2lattn.engine.attend
 from d2lattn import (
     AdditiveScore,
@@ -26,15 +23,12 @@ from d2lattn import (
     GaussianScore,
     KernelScore,
     Mask,
-    NadarayaWatson,
     RotaryScore,
     Score,
     SoftCapped,
     stream_attention,
 )
 from d2lattn.distributed import (
-    LostProcessError,
-    ShardedNadarayaWatson,
     count_traffic,
     gather_attention,
     gather_sequence,
@@ -43,7 +37,7 @@ from d2lattn.distributed import (
 )
 
 BATCH, QUERIES, KEYS, FEATURES, VALUES = 2, 19, 23, 4, 3
-STREAMED = d2lattn.engine.attend.SCORES_AT_ONCE
+STREAMED, LONG = d2lattn.engine.attend.SCORES_AT_ONCE, d2lattn.distributed.plan.NUMBERS
 
 _groups: dict[int, Any] = {}
 
@@ -172,7 +166,9 @@ def errors(
     wanted = torch.autograd.grad(loss(*expected, weights), [*whole, *elsewhere], allow_unused=True)
 
     mine = [share(x, layout, size, rank).clone().requires_grad_() for x in tokens]
+    # Where little is made at once, blocks go round in parts.
     d2lattn.engine.attend.SCORES_AT_ONCE = 0 if streamed else STREAMED
+    d2lattn.distributed.plan.NUMBERS = 1 if streamed else LONG
     found = ring_attention(
         score,
         *mine,
@@ -184,6 +180,7 @@ def errors(
     own = share(weights, layout, size, rank)
     got = torch.autograd.grad(loss(*found, own), [*mine, *elsewhere], allow_unused=True)
     d2lattn.engine.attend.SCORES_AT_ONCE = STREAMED
+    d2lattn.distributed.plan.NUMBERS = LONG
 
     def off(a: Tensor | None, b: Tensor | None) -> float:
         a, b = (torch.zeros(()) if x is None else x for x in (a, b))
@@ -214,15 +211,15 @@ def mutant_error(rank: int, name: str) -> float:
 
     as_it_is = Rounds.ring
 
-    def other_way_round(self: Rounds, own: Tensor, work: Any, owed: Any = None) -> Any:
+    def other_way_round(self: Rounds, load: Any, work: Any, owed: Any = None) -> Any:
         me, n = self.peers.rank, self.peers.size
-        return as_it_is(self, own, lambda b, block: work((2 * me - b) % n, block), owed)
+        return as_it_is(self, load, lambda b, block: work((2 * me - b) % n, block), owed)
 
-    def without_the_last(self: Rounds, own: Tensor, work: Any, owed: Any = None) -> Any:
+    def without_the_last(self: Rounds, load: Any, work: Any, owed: Any = None) -> Any:
         last = (self.peers.rank + 1) % self.peers.size
-        return as_it_is(self, own, lambda b, x: None if b == last else work(b, x), owed)
+        return as_it_is(self, load, lambda b, x: None if b == last else work(b, x), owed)
 
-    def kept_at_home(self: Rounds, own: Tensor, work: Any, owed: Any = None) -> Any:
+    def kept_at_home(self: Rounds, load: Any, work: Any, owed: Any = None) -> Any:
         mine: list[Any] = []
 
         def and_keep(b: int, block: Tensor) -> Any:
@@ -230,8 +227,8 @@ def mutant_error(rank: int, name: str) -> float:
             mine.extend([found] if b == self.peers.rank and owed is not None else [])
             return found
 
-        as_it_is(self, own, and_keep, owed)
-        return mine[0].clone() if mine else None
+        as_it_is(self, load, and_keep, owed)
+        return [mine[0].clone()] if mine else []
 
     def without_maximum(output: Tensor, log: Tensor, other: Tensor, other_log: Tensor) -> None:
         weights = [x.exp().unsqueeze(-1) for x in (log, other_log)]
@@ -416,229 +413,3 @@ def dropped(rank: int) -> tuple[float, float, bool, bool]:
     others = all(not torch.equal(theirs[0] > 0, x > 0) for x in theirs[1:])
     off = float((d_v.sum(dim=-1) / n - shard_sequence(used.unsqueeze(-1)).squeeze(-1)).abs().max())
     return float((output == 0).double().mean()), off, torch.equal(output, again), others
-
-
-def regression(
-    rank: int, kernel: str, features: int, weighted: bool, learnable: bool
-) -> dict[str, float]:
-    """How far a regression on shared measurements is from that of one process."""
-    n, m = 41, 13
-    x = normal(n, features, seed=1)
-    y = torch.stack([x.sin().sum(dim=-1), x.square().sum(dim=-1)], dim=-1) + 0.1 * normal(n, 2)
-    weight = (normal(n, seed=3).abs() * (torch.arange(n) % 5 > 0)) if weighted else None
-    queries = normal(m, features, seed=2)
-    kept: dict[str, Any] = {"bandwidth": 0.9, "kernel": kernel, "learnable": learnable}
-    alone = NadarayaWatson(**kept).fit(x, y, weight)
-    size = dist.get_world_size()
-    own_x, own_y = (uneven(t, size, rank) for t in (x, y))
-    own_weight = None if weight is None else uneven(weight.unsqueeze(-1), size, rank).squeeze(-1)
-    model = ShardedNadarayaWatson(**kept).fit(own_x, own_y, own_weight)
-    my_queries = uneven(queries, size, rank)
-
-    def off(a: Tensor, b: Tensor) -> float:
-        return float((a - b).detach().abs().max()) if b.numel() else 0.0
-
-    found = {
-        "predict": off(model.predict(my_queries), uneven(alone.predict(queries), size, rank)),
-        "residuals": off(model.loo_residuals(), uneven(alone.loo_residuals(), size, rank)),
-    }
-    far = 4 * queries  # where compact kernels reach nothing
-    theirs = alone.predict(far, empty="nearest")
-    found["nearest"] = off(
-        model.predict(uneven(far, size, rank), empty="nearest"), uneven(theirs, size, rank)
-    )
-    if learnable:
-        alone.loo_residuals().square().sum().backward()
-        model.loo_residuals().square().sum().backward()
-        (mine,), (theirs,) = model.parameters(), alone.parameters()
-        assert mine.grad is not None
-        dist.all_reduce(mine.grad)
-        found["gradient"] = off(mine.grad, theirs.grad) / float(theirs.grad.abs())  # type: ignore
-        return found
-    candidates = [0.5, 1.0, 2.0, 4.0]
-    chosen = [k.select_bandwidth(candidates).bandwidth for k in (model, alone)]
-    found["candidate"] = off(*chosen)
-    # The boxcar's loss has steps: many bandwidths are as good.
-    if kernel == "boxcar" or not weighted:
-        return found
-    chosen = [k.select_bandwidth().bandwidth.log() for k in (model, alone)]
-    found["bandwidth"] = off(*chosen)
-    return found
-
-
-def by_feature(rank: int, kernel: str, weighted: bool) -> tuple[float, float, list[float]]:
-    """How far the bandwidths that two processes select for two features are from those of one, in
-    logarithms; one process's loss there against its own least; the bandwidths."""
-    n = 40
-    x = normal(n, 2, seed=1) * torch.tensor([1.0, 30.0])
-    y = (2 * x[:, 0]).sin() + 0.02 * x[:, 1] + 0.1 * normal(n)
-    weight = (normal(n, seed=3).abs() * (torch.arange(n) % 5 > 0)) if weighted else None
-    alone = NadarayaWatson([1.0, 1.0], kernel).fit(x, y, weight).select_bandwidth()
-    group = group_of(2)
-    if rank > 1:
-        return 0.0, 1.0, []
-    own = slice(0, 25) if rank == 0 else slice(25, n)
-    model = ShardedNadarayaWatson([1.0, 1.0], kernel, group=group)
-    model.fit(x[own], y[own], None if weight is None else weight[own])
-    model.select_bandwidth()
-
-    def loss(bandwidth: Tensor) -> float:
-        residuals = NadarayaWatson(bandwidth, kernel).fit(x, y, weight).loo_residuals()
-        return float((residuals.square() * (1.0 if weight is None else weight)).sum())
-
-    off = float((model.bandwidth.log() - alone.bandwidth.log()).abs().max())
-    return off, loss(model.bandwidth) / loss(alone.bandwidth), model.bandwidth.tolist()
-
-
-def regress_differently(rank: int, what: str) -> str:
-    """Process 1 asks for something else: what each process hears of it."""
-    x = normal(6, 1, seed=rank)
-    model = ShardedNadarayaWatson(0.5).fit(x, x.sin())
-    other = rank == 1
-    try:
-        if what == "candidates":
-            model.select_bandwidth([0.5, 1.0 + other])
-        elif what == "empty":
-            model.predict(x, empty="nearest" if other else 0.0)
-        elif what == "x":
-            model.predict(x.float() if other else x)
-        elif other:
-            model.loo_residuals()
-        else:
-            model.predict(x)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "done"
-
-
-def most_measurements_held(rank: int) -> int:
-    """The most rows that a tensor had while predictions were made of 400 measurements."""
-    from torch.overrides import TorchFunctionMode
-
-    most = 0
-
-    class Watch(TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            nonlocal most
-            made = func(*args, **(kwargs or {}))
-            if isinstance(made, Tensor) and made.dtype != torch.uint8:  # bytes of messages
-                most = max(most, *made.shape, 0)
-            return made
-
-    x = normal(100, 1, seed=rank)
-    model = ShardedNadarayaWatson(0.5).fit(x, x.sin())
-    with Watch():
-        model.predict(x)
-        model.loo_residuals()
-        model.select_bandwidth()
-    return most
-
-
-# --- faults ---
-
-
-def attend_to(rank: int, changes: dict[str, dict[int, Any]]) -> str:
-    """One call, in which some processes do something else: what each of them hears of it."""
-    settings: dict[str, Any] = {
-        "tokens": 8, "features": 4, "batch": 2, "dtype": torch.float64, "dropout": 0.0,
-        "layout": "contiguous", "rotate": "ring", "mask": None, "score": DotProductScore(),
-        "act": None, "valid_lens": None, "grad": False,
-    }  # fmt: skip
-    settings |= {name: of[rank] for name, of in changes.items() if rank in of}
-    act = settings["act"]
-    if act == "end":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if act == "sleep":
-        time.sleep(4)
-        return "slept"
-    shape = settings["batch"], settings["tokens"], settings["features"]
-    q, k, v = (normal(*shape, seed=n, dtype=settings["dtype"]) for n in range(3))
-    k.requires_grad_(settings["grad"])
-    names = ("valid_lens", "mask", "dropout", "layout", "rotate")
-    start = time.monotonic()
-    try:
-        ring_attention(settings["score"], q, k, v, **{name: settings[name] for name in names})
-    except Exception as error:
-        assert time.monotonic() - start < 15
-        return f"{type(error).__name__}: {error}"
-    return "done"
-
-
-class Failing(Score):
-    """Fails where it meets keys of the block that is given, or ends its process there."""
-
-    def __init__(self, at: int, *, ends: bool = False) -> None:
-        super().__init__()
-        self.at, self.ends, self.calls = at, ends, 0
-
-    def compare(self, q: Tensor, k: Tensor) -> Tensor:
-        if q.shape[-2] > 1:  # not the look at a few pairs
-            self.calls += 1
-        if self.calls > self.at:
-            if self.ends:
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise ArithmeticError("no score today")
-        return q @ k.mT
-
-
-def fail_in_a_score(rank: int, who: int, at: int) -> list[str]:
-    """One process's score fails; after that a call works again."""
-    score = Failing(at if rank == who else 10**9)
-    return [attend_to(rank, {"score": {rank: score}}), attend_to(rank, {})]
-
-
-def fail_on_the_way_back(rank: int, who: int) -> str:
-    score = Failing(dist.get_world_size() + 1 if rank == who else 10**9)
-    tokens = [normal(4, 3, seed=n).requires_grad_() for n in range(3)]
-    output = ring_attention(score, *tokens).output
-    try:
-        output.sum().backward()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "done"
-
-
-def end_in_a_score(rank: int, who: int, at: int) -> str:
-    score = Failing(at if rank == who else 10**9, ends=True)
-    return attend_to(rank, {"score": {rank: score}})
-
-
-def different_calls(rank: int) -> str:
-    try:
-        if rank == 1:
-            gather_sequence(normal(3, 2))
-        else:
-            ring_attention(DotProductScore(), *(normal(3, 2) for _ in range(3)))
-    except ValueError as error:
-        return str(error)
-    return "done"
-
-
-def changed_in_place(rank: int) -> str:
-    q, k, v = (normal(4, 3, seed=n).requires_grad_() for n in range(3))
-    q = q * 1.0
-    output = ring_attention(DotProductScore(), q, k, v).output
-    with torch.no_grad():
-        q.mul_(2.0)
-    try:
-        output.sum().backward()
-    except RuntimeError as error:
-        return str(error)
-    return "done"
-
-
-def double(rank: int) -> int:
-    return 2 * rank
-
-
-def divide(rank: int) -> float:
-    return 1 / rank
-
-
-def is_lost(rank: int) -> bool:
-    return issubclass(LostProcessError, RuntimeError)
-
-
-def tensors_alive(rank: int) -> int:
-    gc.collect()
-    return sum(isinstance(x, Tensor) for x in gc.get_objects())

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from d2lattn.blocks import Block
 from d2lattn.distributed import Processes, ring_attention, shard_sequence
 from d2lattn.distributed.layout import planned
 from d2lattn.restrictions import Part
+from tests import distributed_faults as faults
+from tests import distributed_regression as shared
 from tests import distributed_work as work
 
 # Values and gradients are sums of a few hundred products of size 1, in float64.
@@ -162,7 +165,7 @@ def test_dropped_weights_are_dropped_again_on_the_way_back_and_differ_between_pr
 def test_a_regression_on_shared_measurements_is_that_of_one_process(
     team, kernel, features, weighted
 ):
-    for found in team.run(work.regression, kernel, features, weighted, False):
+    for found in team.run(shared.regression, kernel, features, weighted, False):
         for name, off in found.items():
             # A minimum is flat: the loss tells bandwidths apart to the root of its own error.
             assert off < (1e-5 if name == "bandwidth" else EXACT), name
@@ -172,7 +175,7 @@ def test_a_regression_on_shared_measurements_is_that_of_one_process(
     ("gaussian", True), ("epanechnikov", False),
 ])  # fmt: skip
 def test_a_bandwidth_for_each_feature_is_selected_as_by_one_process(team, kernel, weighted):
-    found = team.run(work.by_feature, kernel, weighted)[:2]
+    found = team.run(shared.by_feature, kernel, weighted)[:2]
     assert len({tuple(chosen) for _, _, chosen in found}) == 1  # to the last digit
     for off, loss, _ in found:
         if kernel == "gaussian":  # a minimum is flat
@@ -188,16 +191,22 @@ def test_a_bandwidth_for_each_feature_is_selected_as_by_one_process(team, kernel
     ("call", "needs the same call"),
 ])  # fmt: skip
 def test_a_regression_that_is_asked_for_different_things_says_so_everywhere(team, what, message):
-    assert all(message in x for x in team.run(work.regress_differently, what))
+    assert all(message in x for x in team.run(shared.regress_differently, what))
+
+
+def test_a_bar_shows_how_many_bandwidths_were_tried_to_who_asks(team):
+    asked, *others = team.run(shared.progress_shown)
+    assert "2bandwidth" in asked
+    assert others == [""] * 3
 
 
 def test_a_bandwidth_learns_from_all_measurements(team):
-    for found in team.run(work.regression, "gaussian", 1, False, True):
+    for found in team.run(shared.regression, "gaussian", 1, False, True):
         assert max(found.values()) < 1e-6  # the parameter and its gradient are float32
 
 
 def test_no_process_ever_holds_all_measurements(team):
-    assert max(team.run(work.most_measurements_held)) <= 200  # of 400; its own are 100
+    assert max(team.run(shared.most_measurements_held)) <= 200  # of 400; its own are 100
 
 
 # --- faults ---
@@ -216,33 +225,33 @@ def test_no_process_ever_holds_all_measurements(team):
     ("grad", True, "need of gradients"),
 ])  # fmt: skip
 def test_what_is_different_on_one_process_is_named_on_all(team, name, value, message):
-    found = team.run(work.attend_to, {name: {1: value}})
+    found = team.run(faults.attend_to, {name: {1: value}})
     for answer in found:
         assert answer.startswith("ValueError: ring_attention needs the same " + message), answer
         assert "process 1" in answer
-    assert team.run(work.attend_to, {}) == ["done"] * 4
+    assert team.run(faults.attend_to, {}) == ["done"] * 4
 
 
 def test_lengths_with_other_numbers_are_named(team):
     lens = {rank: torch.tensor([3, 4 + (rank == 2)]) for rank in range(4)}
-    assert all("same valid_lens" in x for x in team.run(work.attend_to, {"valid_lens": lens}))
+    assert all("same valid_lens" in x for x in team.run(faults.attend_to, {"valid_lens": lens}))
 
 
 def test_a_bad_argument_on_one_process_is_heard_by_all(team):
-    found = team.run(work.attend_to, {"score": {2: DotProductScore}})
+    found = team.run(faults.attend_to, {"score": {2: DotProductScore}})
     assert found[2].startswith("TypeError: score must be a Score")
     for rank in (0, 1, 3):
         assert found[rank].startswith("RuntimeError: ring_attention failed on process 2: TypeError")
 
 
 def test_calls_of_different_functions_are_named(team):
-    found = team.run(work.different_calls)
+    found = team.run(faults.different_calls)
     assert all("same call on every process" in x and "gather_sequence" in x for x in found)
 
 
 @pytest.mark.parametrize("at", [0, 2, 3])
 def test_a_score_that_fails_on_one_process_stops_all_and_hangs_none(team, at):
-    found = team.run(work.fail_in_a_score, 2, at)
+    found = team.run(faults.fail_in_a_score, 2, at)
     assert found[2][0] == "ArithmeticError: no score today"
     for rank in (0, 1, 3):
         assert found[rank][0] == (
@@ -252,13 +261,13 @@ def test_a_score_that_fails_on_one_process_stops_all_and_hangs_none(team, at):
 
 
 def test_a_failure_on_the_way_back_stops_all_too(team):
-    found = team.run(work.fail_on_the_way_back, 1)
+    found = team.run(faults.fail_on_the_way_back, 1)
     assert found[1] == "ArithmeticError: no score today"
     assert all("failed on process 1" in found[rank] for rank in (0, 2, 3))
 
 
 def test_tokens_changed_before_the_way_back_are_noticed(team):
-    assert all("modified by an inplace operation" in x for x in team.run(work.changed_in_place))
+    assert all("modified by an inplace operation" in x for x in team.run(faults.changed_in_place))
 
 
 def alive(pid: int) -> bool:
@@ -269,24 +278,52 @@ def alive(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("fault", ["before", "in the middle", "never arrives"])
-def test_a_process_that_is_lost_is_named_and_no_orphan_is_left(fault):
+class Lost(NamedTuple):
+    """What nine processes heard when three groups of them lost one each; what was left of them."""
+
+    error: str
+    doubled: list[int]
+    answers: list[Any]
+    seconds: float
+    still_there: list[int]
+    folder_before: bool
+    folder_after: bool
+
+
+@pytest.fixture(scope="module")
+def lost() -> Lost:
     # Long enough for a process that is there and has to wait for a core.
-    with Processes(3, timeout=5) as team:
+    with Processes(9, timeout=5) as team:
+        folder = Path(team._folder.name)
+        with pytest.raises(RuntimeError) as error:
+            team.run(faults.divide)
+        doubled, before = team.run(faults.double), folder.exists()
         start = time.monotonic()
-        if fault == "in the middle":
-            answers = team.attempt(work.end_in_a_score, 1, 1)
-        else:
-            act = "end" if fault == "before" else "sleep"
-            answers = team.attempt(work.attend_to, {"act": {1: act}})
-        assert time.monotonic() - start < 25
-        # Who waited for the lost one names it; who waited for that one, in the ring, names that.
-        assert "LostProcessError" in str(answers[2])
-        assert "process 2 of 3 waited for process 1" in str(answers[2])
-        assert "LostProcessError" in str(answers[0])
-        pids = team.pids
-        assert fault == "never arrives" or not any(alive(pid) for pid in pids)
-    assert not any(alive(pid) for pid in pids)
+        answers = team.attempt(faults.lose_one)
+        seconds = time.monotonic() - start
+    still_there = [pid for pid in team.pids if alive(pid)]
+    return Lost(str(error.value), doubled, answers, seconds, still_there, before, folder.exists())
+
+
+@pytest.mark.parametrize(("first", "fault"), [
+    (0, "before"), (3, "in the middle"), (6, "never arrives"),
+])  # fmt: skip
+def test_a_process_that_is_lost_is_named(lost, first, fault):
+    assert lost.seconds < 25
+    # Who waited for the lost one names it; who waited for that one, in the ring, names that.
+    heard = [str(answer) for answer in lost.answers[first : first + 3]]
+    assert "LostProcessError" in heard[2]
+    assert "process 2 of 3 waited for process 1" in heard[2]
+    assert "LostProcessError" in heard[0]
+    assert ("slept" if fault == "never arrives" else "ended") in heard[1]
+
+
+def test_processes_leave_nothing_behind_after_an_error_or_a_loss(lost):
+    assert "process 0: division by zero" in lost.error
+    assert lost.doubled == [2 * rank for rank in range(9)]
+    assert lost.folder_before
+    assert not lost.folder_after
+    assert not lost.still_there
 
 
 def test_the_example_runs_under_torchrun_and_goes_on_where_it_was_broken_off(tmp_path):
@@ -312,17 +349,6 @@ def test_the_example_runs_under_torchrun_and_goes_on_where_it_was_broken_off(tmp
         assert report.count(f"{sent / 1e6:.1f} MB sent") == 2
     assert 0 < float(printed[0].rsplit(" ", 1)[-1]) < 1e-5  # the error
     assert "error" not in printed[1]  # the first head, which is checked, was not made again
-
-
-def test_processes_leave_nothing_behind_after_an_error():
-    with Processes(2) as team:
-        folder, pids = Path(team._folder.name), team.pids
-        assert folder.exists()
-        with pytest.raises(RuntimeError, match="process 0: division by zero"):
-            team.run(work.divide)
-        assert team.run(work.double) == [0, 2]
-    assert not any(alive(pid) for pid in pids)
-    assert not folder.exists()
 
 
 def test_without_processes_the_error_says_what_to_do():
