@@ -166,9 +166,9 @@ def errors(
     wanted = torch.autograd.grad(loss(*expected, weights), [*whole, *elsewhere], allow_unused=True)
 
     mine = [share(x, layout, size, rank).clone().requires_grad_() for x in tokens]
-    # Where little is made at once, blocks go round in parts.
+    # Where little is made at once, blocks go round in two or more parts.
     d2lattn.engine.attend.SCORES_AT_ONCE = 0 if streamed else STREAMED
-    d2lattn.distributed.plan.NUMBERS = 1 if streamed else LONG
+    d2lattn.distributed.plan.NUMBERS = 40 if streamed else LONG
     found = ring_attention(
         score,
         *mine,
