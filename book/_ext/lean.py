@@ -66,7 +66,8 @@ logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells of every tabl
 def smaller(path: Path, codes: set[int], number: int = -1) -> bytes:
     """The font, of several in a file the one of this number, with these characters alone;
     unchanged if it has none of them."""
-    font, buffer = TTFont(path, recalcTimestamp=False, fontNumber=number), BytesIO()
+    font = TTFont(path, fontNumber=number, recalcTimestamp=False, recalcBBoxes=False)
+    buffer = BytesIO()
     if not codes & font.getBestCmap().keys():
         return path.read_bytes()
     options = subset.Options(flavor="woff", layout_features=[], glyph_names=False)
