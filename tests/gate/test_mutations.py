@@ -26,6 +26,7 @@ from tests.gate import hygiene
 from tests.gate.compare import compare, is_glued
 from tests.gate.pages import CODE_SPAN, ROLE, ROOT, Book, Page, notebook_page, prose, read_book
 from tests.gate.timings import TIMINGS
+from tools.refresh import refresh
 
 Mutation = Callable[[NotebookNode], None]
 
@@ -224,6 +225,20 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def shorten(chapter: Path, share: float) -> None:
+    """Leave the beginning, where what a mutation changes is noticed."""
+    notebook = nbformat.read(chapter, as_version=4)
+    notebook.cells = notebook.cells[: int(share * len(notebook.cells))]
+    nbformat.write(notebook, chapter)
+
+
+@pytest.fixture
+def short(tree: Path) -> Path:
+    """A copy whose chapter to mutate is short."""
+    shorten(next(tree.glob(f"book/{CHAPTER}")), 1 / 3)
+    return tree
+
+
 def run_pytest(tree: Path, *arguments: str) -> tuple[int, str]:
     """Run the copy's tests with the copy's package, in kernels too."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
@@ -311,13 +326,13 @@ RUN: dict[str, tuple[Callable[[Path], None], list[str]]] = {
 
 
 @pytest.mark.parametrize(("mutate", "words"), RUN.values(), ids=RUN)
-def test_pytest_turns_red(tree: Path, mutate: Callable[[Path], None], words: list[str]) -> None:
-    mutate(tree)
-    status, message = run_pytest(tree, *map(str, tree.glob(f"book/{CHAPTER}")))
+def test_pytest_turns_red(short: Path, mutate: Callable[[Path], None], words: list[str]) -> None:
+    mutate(short)
+    status, message = run_pytest(short, *map(str, short.glob(f"book/{CHAPTER}")))
     assert status == pytest.ExitCode.TESTS_FAILED, message
     for expected in [*words, "In [", "make refresh", "read the diff"]:
         assert expected in message, message
-    kept = {path.name for path in tree.glob("_build/gate/*/cell-*/*.svg")}
+    kept = {path.name for path in short.glob("_build/gate/*/cell-*/*.svg")}
     if "image/svg+xml" in message:
         assert {"stored.svg", "fresh.svg", "difference.svg"} <= kept
 
@@ -388,15 +403,20 @@ PACKAGE: dict[str, tuple[str, str, str, str]] = {
     ("module", "pattern", "replacement", "number"), PACKAGE.values(), ids=PACKAGE
 )
 def test_a_mistake_in_the_package_turns_a_chapter_red(
-    tree: Path, module: str, pattern: str, replacement: str, number: str
+    tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    pattern: str,
+    replacement: str,
+    number: str,
 ) -> None:
+    """By the comparison alone, which pytest uses too: `test_pytest_turns_red`."""
     substitute(tree / "d2lattn" / module, pattern, replacement)
     chapter = next(tree.glob(f"book/{number}-*.ipynb"))
-    notebook = nbformat.read(chapter, as_version=4)
-    notebook.cells = notebook.cells[: 3 * len(notebook.cells) // 5]  # its beginning notices
-    nbformat.write(notebook, chapter)
-    status, message = run_pytest(tree, str(chapter))
-    assert status == pytest.ExitCode.TESTS_FAILED, message
+    shorten(chapter, 3 / 5)
+    monkeypatch.setenv("PYTHONPATH", str(tree))
+    report = refresh(chapter, write=False)
+    assert report.error or report.rewritten
 
 
 def test_a_renamed_function_that_prose_mentions_turns_the_copy_red(tree: Path) -> None:
@@ -412,7 +432,7 @@ def test_a_renamed_function_that_prose_mentions_turns_the_copy_red(tree: Path) -
     assert f"`{name}` is mentioned but d2lattn has no such name" in message
 
 
-def test_an_unmutated_copy_is_green(tree: Path) -> None:
-    chapter = str(next(tree.glob(f"book/{CHAPTER}")))
-    status, message = run_pytest(tree, chapter)
+def test_an_unmutated_copy_is_green(short: Path) -> None:
+    """The whole chapter is: it is one of the tests."""
+    status, message = run_pytest(short, *map(str, short.glob(f"book/{CHAPTER}")))
     assert status == pytest.ExitCode.OK, message
