@@ -82,7 +82,8 @@ class Plan:
         """Where a key and its value have so many features together.
 
         Own queries meet a block in as many pieces as there are processes, a zig-zag's two
-        stretches counted; of more and smaller ones each would cost more than it spares memory.
+        stretches counted; of more and smaller ones each would cost more than it spares memory. So
+        would those of two processes, who wait for each other at every piece.
         """
         scored = _Scored(score)
         needs = [
@@ -94,7 +95,7 @@ class Plan:
         ]
         each = torch.Size(shape[:-2]).numel() * features
         longest = max(sum(stop - start for start, stop in some) for some in of_keys)
-        pieces = peers.size // len(of_keys[0])
+        pieces = peers.size // len(of_keys[0]) if peers.size > 2 else 1
         parts = 1 if gathers else max(1, min(pieces, each * longest // NUMBERS))
         # Drawn only where it is used, so that a call without dropout leaves the generator alone.
         seed = int(torch.randint(2**60, ())) if dropout > 0 else 0
