@@ -96,7 +96,7 @@ def in_float64(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 def gradients(result: Tensor, inputs: list[Tensor], seed: int = 99) -> list[Tensor]:
     """Gradients of a fixed random weighting of the result's elements."""
-    weighting = normal(*result.shape, seed=seed, dtype=result.dtype)
+    weighting = normal(*result.shape, seed=seed, dtype=result.dtype).to(result.device)
     return list(torch.autograd.grad((result * weighting).sum(), inputs, materialize_grads=True))
 
 
