@@ -53,7 +53,7 @@ if not torch.cuda.is_available():
 
 
 def on_the_card(tree: Any) -> Any:
-    """Tensors, modules and masks there."""
+    """Tensors, modules and masks there; a function works anywhere."""
     if isinstance(tree, nn.Module):
         return copy.deepcopy(tree).cuda()
     return pytree.tree_map_only(Tensor, lambda x: x.detach().cuda(), tree)
@@ -75,8 +75,6 @@ def test_values_and_gradients_are_the_formulas(name, mask, size, need_weights):
     score, inputs = made(name), tokens(size)
     options, allowed = restrictions(size)[mask]
     there, theirs = on_the_card(score), leaves(inputs)
-    if name == "a function":
-        there = by_position_on_the_card
     output, weights = Attention(there)(*theirs, **on_the_card(options), need_weights=need_weights)
     assert output.is_cuda
     expected, alpha = formula(CASES[name].formula(score, *inputs[:2]), inputs[2], allowed)
@@ -87,20 +85,12 @@ def test_values_and_gradients_are_the_formulas(name, mask, size, need_weights):
     agree(back(found), gradients(expected, [*inputs, *parameters_of(score)]), 1e-8)
 
 
-def by_position_on_the_card(q: Tensor, k: Tensor) -> Tensor:
-    n, m = q.shape[-2], k.shape[-2]
-    i = torch.arange(n, device=q.device).unsqueeze(-1) + m - n
-    j = torch.arange(m, device=q.device)
-    return q @ k.mT / math.sqrt(q.shape[-1]) - 0.02 * (i - j).abs()
-
-
 @every_score
 @pytest.mark.parametrize("mask", ["nothing", "lengths", "causal and lengths", "tensor"])
 def test_streaming_gives_the_logsumexp(name, mask):
     score, inputs = made(name), tokens("large")
     options, allowed = restrictions("large")[mask]
-    there = by_position_on_the_card if name == "a function" else on_the_card(score)
-    _, log = stream_attention(there, *leaves(inputs), **on_the_card(options))
+    _, log = stream_attention(on_the_card(score), *leaves(inputs), **on_the_card(options))
     scores = torch.where(allowed, CASES[name].formula(score, *inputs[:2]), -math.inf)
     empty = (scores == -math.inf).all(dim=-1)
     wide = scores.masked_fill(empty.unsqueeze(-1), 0.0).logsumexp(dim=-1)

@@ -61,8 +61,8 @@ class Slope(nn.Module):
 
 
 def positions(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    n, m = q.shape[-2], k.shape[-2]
-    return torch.arange(n).unsqueeze(-1) + m - n, torch.arange(m).unsqueeze(0)
+    i, j = (torch.arange(x.shape[-2], device=x.device) for x in (q, k))
+    return i.unsqueeze(-1) + len(j) - len(i), j.unsqueeze(0)
 
 
 def dot(q: Tensor, k: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from d2lattn.distributed.layout import Stretches, cuts
 from d2lattn.distributed.peers import Peers
 from d2lattn.distributed.rounds import Rounds
 from d2lattn.engine.attend import attend
-from d2lattn.engine.probe import Witness, tensors_of
+from d2lattn.engine.probe import RandomState, Witness, tensors_of
 from d2lattn.restrictions import Part, Restriction, Stretch
 from d2lattn.score import Score
 
@@ -132,14 +132,14 @@ class Plan:
             )
         )
         block = Block.whole(self.shape)._replace(rows=slice(*rows), columns=slice(*columns))
-        generator = torch.get_rng_state()
+        state = RandomState(tokens[0].device)
         try:
             with torch.no_grad(), Witness(*few) as witness:
                 self.score(block, None, 0.0, *few)
         except Exception:  # which the work itself will meet, where it can be told to others
             return []
         finally:
-            torch.set_rng_state(generator)
+            state.restore()
         known = {id(x) for x in (*named, *leaves)}
         others = {id(x): x for x, _ in witness.seen if x.requires_grad and id(x) not in known}
         return list(others.values())

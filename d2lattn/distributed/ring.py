@@ -96,9 +96,10 @@ def ring_attention(
     Above its shares a process holds what was joined so far; keys and values that it works on and
     others that are coming; and what they give. Long blocks go round in parts, as many as there
     are processes (half as many of each stretch in a zig-zag): two parts of a block are held then,
-    and what is made at once is as small. With ``rotate="gather"``, or where blocks are short,
-    they go whole. On the way back there are at most three parts of gradients as well: the one
-    that is made, the one that is coming and the one that was just sent; and the own block's.
+    and what is made at once is as small. Between two processes, with ``rotate="gather"``, or
+    where blocks are short, they go whole. On the way back there are at most three parts of
+    gradients as well: the one that is made, the one that is coming and the one that was just
+    sent; and the own block's.
 
     References
     ----------
