@@ -61,8 +61,9 @@ class Slope(nn.Module):
 
 
 def positions(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    i, j = (torch.arange(x.shape[-2], device=x.device) for x in (q, k))
-    return i.unsqueeze(-1) + len(j) - len(i), j.unsqueeze(0)
+    n, m = q.shape[-2], k.shape[-2]  # not `len`: an exported model takes every size
+    i, j = torch.arange(n, device=q.device), torch.arange(m, device=k.device)
+    return i.unsqueeze(-1) + m - n, j.unsqueeze(0)
 
 
 def dot(q: Tensor, k: Tensor) -> Tensor:
