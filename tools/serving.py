@@ -20,6 +20,7 @@ from playwright.sync_api import ViewportSize
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+WINDOWLESS = "chromium-headless-shell"  # Debian's Chromium, without what draws windows
 QUIET = [  # it asks for nothing by itself
     "--no-sandbox",
     "--disable-gpu",
@@ -113,8 +114,10 @@ def served(site: Path) -> Iterator[str]:
         server.server_close()
 
 
-def system_chromium() -> str | None:
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
+def system_chromium(*, windowless: bool = False) -> str | None:
+    """The system's Chromium: the whole, as readers have it, or the one that takes half the time."""
+    order = (WINDOWLESS, *BROWSERS) if windowless else (*BROWSERS, WINDOWLESS)
+    return next(filter(None, map(shutil.which, order)), None)
 
 
 def reader_pages(site: Path) -> list[Path]:

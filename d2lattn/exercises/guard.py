@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import io
 import math
+import operator
 import random
 import sys
 import warnings
@@ -84,7 +85,7 @@ _Change = tuple[Any, str, Any]  # where a name stood, the name, what it was
 
 def _own_namespaces() -> list[Any]:
     """The modules of the package and the classes made in them."""
-    modules = [m for name, m in list(sys.modules.items()) if name.split(".")[0] == "d2lattn"]
+    modules = [m for name, m in list(sys.modules.items()) if f"{name}.".startswith("d2lattn.")]
     classes = [
         thing
         for module in modules
@@ -101,11 +102,16 @@ def _put_back(
     isinstance: Callable[..., bool] = isinstance,
     copied: Callable[..., list[Any]] = list,
     vars: Callable[..., Any] = vars,
+    all: Callable[..., bool] = all,
+    map: Callable[..., Any] = map,
+    same: Callable[..., bool] = operator.is_,
 ) -> list[_Change]:
     """Give every function its own name again; return what stood there instead."""
     changes: list[_Change] = []
     for owner, names in kept.items():
         now = vars(owner)
+        if now.keys() == names.keys() and all(map(same, map(now.get, names), names.values())):
+            continue  # as nearly always
         for name, thing in copied(names.items()):
             found = now.get(name, _MISSING)
             if found is not thing and callable(thing) and name != WRAPPED_LATE:

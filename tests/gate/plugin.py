@@ -10,7 +10,9 @@ collector would run every chapter twice, and they cannot be swapped for subclass
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,18 @@ def pytest_configure(config: pytest.Config) -> None:
     IPyNbFile.run = None  # what running the chapter gave, once it has run
     IPyNbCell.runtest = _test
     IPyNbCell.repr_failure = _explain
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Let garbage be looked for in what tests make, not among a million objects that stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def _test(item: Any) -> None:

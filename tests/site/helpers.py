@@ -35,7 +35,7 @@ def few_chinese(pages: list[Path]) -> list[Path]:
 def required_chromium() -> str:
     """The system's Chromium, for a test. With REQUIRE_BROWSER set, its absence is a failure."""
     message = "no Chromium on this machine: links were checked, but no page was opened"
-    return required(serving.system_chromium(), message, "REQUIRE_BROWSER")
+    return required(serving.system_chromium(windowless=True), message, "REQUIRE_BROWSER")
 
 
 def required_epubcheck() -> str:

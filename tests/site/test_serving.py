@@ -14,7 +14,7 @@ from tools.serving import ROOT
 def test_without_a_browser_the_tests_say_what_they_leave_out(
     monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
-    monkeypatch.setattr(serving, "system_chromium", lambda: None)
+    monkeypatch.setattr(serving, "system_chromium", lambda **_: None)
     monkeypatch.delenv("REQUIRE_BROWSER", raising=False)
     with pytest.raises(pytest.skip.Exception, match=r"no Chromium .* no page was opened"):
         required_chromium()
@@ -24,7 +24,7 @@ def test_without_a_browser_the_tests_say_what_they_leave_out(
 def test_where_a_browser_is_required_its_absence_is_a_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serving, "system_chromium", lambda: None)
+    monkeypatch.setattr(serving, "system_chromium", lambda **_: None)
     monkeypatch.setenv("REQUIRE_BROWSER", "1")
     with pytest.raises(pytest.fail.Exception, match="no Chromium"):
         required_chromium()
@@ -33,7 +33,7 @@ def test_where_a_browser_is_required_its_absence_is_a_failure(
 def test_continuous_integration_installs_and_requires_one() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     steps = [
-        r"missing\+=\(chromium\)",
+        r"missing\+=\(chromium-headless-shell\)",
         r"missing\+=\(epubcheck\b",
         r"apt-get install .*\$\{missing",
         "^export REQUIRE_BROWSER=1 .*REQUIRE_EPUBCHECK=1",
