@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_MMAP_THRESHOLD = -3  # glibc's number for it: larger pieces are asked of the system, one by one
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
@@ -21,6 +22,17 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     before = _start_of_peak()
     run()
     return max(0, _peak() - before)
+
+
+def keep_nothing_freed() -> None:
+    """From now on, have freed memory given back at once, where the C library can be told so.
+
+    It keeps some for later, more or less of it from run to run, which would count as if it were
+    in use. Giving back takes time: not where the time is measured as well.
+    """
+    c = ctypes.CDLL(None)
+    if hasattr(c, "mallopt"):
+        c.mallopt(_MMAP_THRESHOLD, 2**16)
 
 
 def _start_of_peak() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.fresh import peak_bytes
+from benchmarks.fresh import keep_nothing_freed, peak_bytes
 from d2lattn import DotProductScore, Mask, stream_attention
 from d2lattn.distributed import (
     count_traffic,
@@ -48,6 +48,7 @@ def attend_in_turns(
 
 def memory(rank: int, length: int, width: int, rounds: int) -> tuple[list[int], int]:
     """What a ring takes above its shares, and what one process takes above the whole."""
+    keep_nothing_freed()
     shares = [shard_sequence(x) for x in tokens(length, width)]
     of_ring = []
     for _ in range(rounds + 1):

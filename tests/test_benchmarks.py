@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import sys
 from typing import Any
 
@@ -134,6 +135,32 @@ def test_the_peak_of_a_known_allocation_is_measured_within_a_fifth() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) == pytest.approx(50e6, rel=0.2)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps its own way")
+def test_what_is_freed_does_not_count_as_held() -> None:
+    code = (
+        "from benchmarks.fresh import keep_nothing_freed, peak_bytes\n"
+        "{}\n"
+        "def run():\n"
+        "    pins, blocks = [], []\n"
+        "    for _ in range(50):\n"
+        "        blocks.append(b'1' * 1_000_000)\n"
+        "        pins.append(b'1' * 50_000)\n"  # so that the heap does not shrink
+        "    del blocks\n"
+        "    len(b'1' * 40_000_000)\n"
+        "b'1' * 1_000_000\n"  # once freed, pieces of this size come from the heap
+        "print(peak_bytes(run))"
+    )
+    kept, given_back = (
+        measure.subprocess.run(
+            [sys.executable, "-c", code.format(first)],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )
+        for first in ("", "keep_nothing_freed()")
+    )  # fmt: skip
+    assert int(given_back.stdout) == pytest.approx(52.5e6, rel=0.05)
+    assert int(kept.stdout) > 80e6
 
 
 def test_a_work_that_takes_too_long_is_told_and_not_met() -> None:
