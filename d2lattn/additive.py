@@ -185,19 +185,18 @@ def _compare_block(w_v: Tensor, q: Tensor, k: Tensor, block: Block) -> Tensor:
 class _Additive(torch.autograd.Function):
     r"""Additive scores, with one exponential for each token instead of a tanh for each pair.
 
-    .. math:: \tanh(q + k) = 1 - 2 r, \qquad r = \frac{1}{1 + e^{2q} e^{2k}}
+    .. math:: \tanh(q + k) = 1 - \frac{2}{n}, \qquad n = 1 + e^{2q} e^{2k}
 
-    A buffer of some pairs' r is used again and again. Where an exponential or its inverse would
-    leave the range of normal numbers, r is made of the tanh.
+    A buffer of some pairs' n is used again and again. No product of matrices takes part: its
+    threads and those of all else would wait for each other, each time anew.
     """
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
-        fractions = Fractions(q, k)
         scores = q.new_empty(*q.shape[:-1], k.shape[-2])
         flat = scores.view(-1, *scores.shape[-2:])
-        for part, rows, r in fractions.parts():
-            torch.mv(r.flatten(0, -2), w_v, out=flat[part, rows].view(-1))
+        for part, rows, n in Denominators(q, k).parts():
+            torch.sum(torch.div(w_v, n, out=n), dim=-1, out=flat[part, rows])
         return scores.mul_(-2.0).add_(w_v.sum())
 
     @staticmethod
@@ -214,22 +213,28 @@ class _Additive(torch.autograd.Function):
 
             return gradients_again(again, (q, k, w_v), ctx.needs_input_grad, [d_scores])
         d_q, d_k, d_w = (x.new_zeros(x.shape) for x in (q, k, w_v))
-        fractions = Fractions(q, k)
         d_scores = d_scores.reshape(-1, *d_scores.shape[-2:])
         flat_q, flat_k = (x.view(-1, *x.shape[-2:]) for x in (d_q, d_k))
-        for part, rows, r in fractions.parts():
-            d = d_scores[part, rows]
-            d_w.addmv_(r.flatten(0, -2).mT, d.reshape(-1))
-            slopes = r.addcmul_(r, r, value=-1.0).mul_(d.unsqueeze(-1))  # r - r^2
+        denominators = Denominators(q, k, buffers=2)
+        spare = torch.empty_like(denominators.buffer)
+        for part, rows, n in denominators.parts():
+            shares = spare[: n.numel()].view(n.shape)
+            torch.div(d_scores[part, rows].unsqueeze(-1), n, out=shares)
+            d_w += shares.sum(dim=-3).sum(dim=(0, 1))
+            slopes = torch.addcdiv(shares, shares, n, value=-1.0, out=n)  # (1 - 1 / n) / n
             flat_q[part, rows] = slopes.sum(dim=-2)
             flat_k[part] += slopes.sum(dim=-3)
         return d_q.mul_(4 * w_v), d_k.mul_(4 * w_v), d_scores.sum() - 2 * d_w
 
 
-class Fractions:
-    """The r of all pairs, some at a time, in a buffer that may be written to."""
+class Denominators:
+    """The n of all pairs, some at a time, in a buffer that may be written to.
 
-    def __init__(self, q: Tensor, k: Tensor) -> None:
+    Where an exponential or its inverse would leave the range of normal numbers, n is made of the
+    tanh.
+    """
+
+    def __init__(self, q: Tensor, k: Tensor, buffers: int = 1) -> None:
         q, k = (x.detach().reshape(-1, *x.shape[-2:]) for x in (q, k))
         # Neither e^(2x) nor e^(-2x) may leave the range of normal numbers; their product may.
         limit = -math.log(torch.finfo(q.dtype).tiny)
@@ -237,27 +242,27 @@ class Fractions:
         self.by_exponentials = all(2 * abs(end) <= limit for end in ends)
         self.q, self.k = ((2 * x).exp_() if self.by_exponentials else x for x in (q, k))
         self.one = q.new_ones(())
+        batch, num_queries, _ = q.shape
+        per_row = k[0].numel()
+        room = at_once(ELEMENTS_OF_THE_BUFFER, q.device) // buffers
+        self.rows = max(1, min(room // per_row, num_queries))
+        self.size = max(1, room // (self.rows * per_row)) if self.rows == num_queries else 1
+        self.buffer = q.new_empty(min(self.size, batch) * self.rows * per_row)
 
     def parts(self) -> Iterator[tuple[slice, slice, Float[Tensor, "batch rows columns hidden"]]]:
-        """Slices of the batch and the queries, as many as the buffer has room for, and their r."""
-        batch, num_queries, hidden = self.q.shape
-        num_keys = self.k.shape[1]
-        per_row = num_keys * hidden
-        room = at_once(ELEMENTS_OF_THE_BUFFER, self.q.device)
-        rows = max(1, min(room // per_row, num_queries))
-        size = max(1, room // (rows * per_row)) if rows == num_queries else 1
-        buffer = self.q.new_empty(min(size, batch) * rows * per_row)
-        for start in range(0, batch, size):
-            for row in range(0, num_queries, rows):
-                part, some = slice(start, start + size), slice(row, row + rows)
-                q, k = self.q[part, some].unsqueeze(-2), self.k[part].unsqueeze(-3)
-                shape = (len(q), q.shape[1], num_keys, hidden)
-                r = buffer[: math.prod(shape)].view(shape)
+        """Slices of the batch and the queries, as many as the buffer has room for, and their n."""
+        for start in range(0, len(self.q), self.size):
+            part = slice(start, start + self.size)
+            k = self.k[part].unsqueeze(-3)
+            for row in range(0, self.q.shape[1], self.rows):
+                some = slice(row, row + self.rows)
+                q = self.q[part, some].unsqueeze(-2)
+                n = self.buffer[: q.numel() * k.shape[-2]].view(*q.shape[:2], *k.shape[-2:])
                 if self.by_exponentials:
-                    torch.addcmul(self.one, q, k, out=r).reciprocal_()
+                    torch.addcmul(self.one, q, k, out=n)
                 else:
-                    torch.add(q, k, out=r).tanh_().mul_(-0.5).add_(0.5)
-                yield part, some, r
+                    torch.add(q, k, out=n).tanh_().neg_().add_(1.0).reciprocal_().mul_(2.0)
+                yield part, some, n
 
 
 class AdditiveAttention(Attention):
