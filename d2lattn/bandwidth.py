@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from d2lattn.extras import Tick
 from d2lattn.kernel_formulas import Bandwidth, check_bandwidth
 from d2lattn.losses import LeaveOneOut
 from d2lattn.neighbours import distance_to_nearest
 from d2lattn.smoother import Smoother
-from d2lattn.smoothing import Tick
 
 __all__ = ["select"]
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["needs", "progress_bar"]
+__all__ = ["Tick", "needs", "progress_bar", "tqdm_here"]
+
+Tick = Callable[[float], Any]  # told how much was done since
 
 
 @contextmanager
@@ -34,15 +37,21 @@ def needs(extra: str) -> Iterator[None]:
         ) from None
 
 
+def tqdm_here() -> Any:
+    """What draws progress bars; an error that says what to install where it is missing."""
+    with needs("notebook"):
+        from tqdm.auto import tqdm
+
+        return tqdm
+
+
 @contextmanager
 def progress_bar(
     unit: str, total: float | None, wanted: bool, done: int = 0
-) -> Iterator[Callable[[float], object] | None]:
+) -> Iterator[Tick | None]:
     """Something to call with how much work was done since; None if no bar is wanted."""
     if not wanted:
         yield None
         return
-    with needs("notebook"):
-        from tqdm.auto import tqdm
-    with tqdm(total=total, initial=done, unit=unit) as bar:
+    with tqdm_here()(total=total, initial=done, unit=unit) as bar:
         yield bar.update

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from d2lattn.extras import Tick
 from d2lattn.moments import average
 from d2lattn.plainly import smooth_plainly
 from d2lattn.smoother import Smoother
-from d2lattn.smoothing import Tick, smooth, sums_of_others
+from d2lattn.smoothing import smooth, sums_of_others
 
 __all__ = ["LeaveOneOut"]
 

@@ -6,8 +6,7 @@ with weights that are kernels over their sum (degree 0), or what a weighted leas
 through the measurements makes of them (degree 1).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from d2lattn.boxes import moments_in_boxes
 from d2lattn.cells import moments_in_cells
+from d2lattn.extras import Tick
 from d2lattn.grid import moments_on_a_grid
 from d2lattn.kernels import KernelScore
 from d2lattn.moments import Moments, Powers, average, powers_of
@@ -23,11 +23,9 @@ from d2lattn.plainly import smooth_plainly
 from d2lattn.smoother import Smoother
 from d2lattn.streaming import stream_attention
 
-__all__ = ["Tick", "smooth", "sums_of_others"]
+__all__ = ["smooth", "sums_of_others"]
 
 _PAIRS_AT_ONCE = 2**16  # up to so many all pairs are the fastest way
-
-Tick = Callable[[float], Any]
 
 
 @torch.no_grad()

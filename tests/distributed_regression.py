@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 from contextlib import redirect_stderr
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -97,6 +99,9 @@ def regress_differently(rank: int, what: str) -> str:
             model.select_bandwidth([0.5, 1.0 + other])
         elif what == "empty":
             model.predict(x, empty="nearest" if other else 0.0)
+        elif what == "tqdm":  # is missing there
+            with patch.dict(sys.modules, {"tqdm.auto": None} if other else {}):
+                model.loo_residuals(progress=other)
         elif what == "x":
             model.predict(x.float() if other else x)
         elif other:
@@ -137,5 +142,8 @@ def progress_shown(rank: int) -> str:
     shown = io.StringIO()
     with redirect_stderr(shown):
         model = ShardedNadarayaWatson(0.5).fit(x, x.sin())
+        model.predict(x, progress=rank == 0)
+        model.loo_residuals(progress=rank == 0)
+        model.fit(x, x.sin(), torch.ones_like(x[:, 0])).loo_residuals(progress=rank == 0)
         model.select_bandwidth([0.5, 1.0], progress=rank == 0)
     return shown.getvalue()

@@ -189,13 +189,15 @@ def test_a_bandwidth_for_each_feature_is_selected_as_by_one_process(team, kernel
     ("empty", "predict needs the same empty"),
     ("x", "x must have the dtype that was fitted"),
     ("call", "needs the same call"),
+    ("tqdm", "tqdm.auto must be installed"),
 ])  # fmt: skip
 def test_a_regression_that_is_asked_for_different_things_says_so_everywhere(team, what, message):
     assert all(message in x for x in team.run(shared.regress_differently, what))
 
 
-def test_a_bar_shows_how_many_bandwidths_were_tried_to_who_asks(team):
+def test_a_bar_shows_to_who_asks_how_much_was_done(team):
     asked, *others = team.run(shared.progress_shown)
+    assert asked.count("100%") == 3
     assert "2bandwidth" in asked
     assert others == [""] * 3
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, CDPSession, Locator, Page, sync_playwright
+from tqdm import tqdm
 
 from tools.serving import DESK, QUIET, build, reader_pages, served, system_chromium
 
@@ -263,10 +264,14 @@ def main(names: list[str]) -> int:
         size = megabytes(site.rglob("*")) - downloads
         browser = playwright.chromium.launch(executable_path=program, args=QUIET)
         with served(site) as address:
-            visits = {
-                str(path.relative_to(site)): visit(browser, f"{address}/{path.relative_to(site)}")
+            pages = [
+                str(path.relative_to(site))
                 for path in measured_pages(site)
                 if any(name in path.name for name in names)
+            ]
+            visits = {
+                page: visit(browser, f"{address}/{page}")
+                for page in tqdm(pages, unit="page", leave=False, disable=None)
             }
         browser.close()
     table, met = printed(visits, size, downloads, seconds)

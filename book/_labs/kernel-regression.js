@@ -316,8 +316,8 @@
       var said = { error: labs.format(fitted.error, 3), alone: fitted.alone };
       return fitted.alone === 0 ? labs.say("Leave-one-out error {error}.", said)
         : labs.say(
-          "Leave-one-out error {error}; {alone} of the measurements have no neighbour within " +
-          "reach and count as predicted 0.", said
+          "Leave-one-out error {error}; measurements that have no neighbour within reach, and " +
+          "count as predicted 0: {alone}.", said
         );
     }
 

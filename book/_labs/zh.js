@@ -35,7 +35,7 @@ window.houseLabs.words = {
   "No measurement is within reach of x = {x}: all weights are 0, and there is nothing to predict from. {error}": "在x = {x}处，没有一次测量够得着：权重全是0，预测没有依据。{error}",
   "At x = {x} the prediction is {prediction}. The largest weight is {heaviest}; nine tenths of the attention go to {needed} of {all} measurements. {error}": "在x = {x}处，预测是{prediction}。最大的权重是{heaviest}；注意力的十分之九归{all}次测量中的{needed}次。{error}",
   "Leave-one-out error {error}.": "留一误差{error}。",
-  "Leave-one-out error {error}; {alone} of the measurements have no neighbour within reach and count as predicted 0.": "留一误差{error}；有{alone}次测量够不着任何邻居，按预测为0计算。",
+  "Leave-one-out error {error}; measurements that have no neighbour within reach, and count as predicted 0: {alone}.": "留一误差{error}；有{alone}次测量够不着任何邻居，按预测为0计算。",
 
   "Laboratory: attention step by step": "实验台：注意力，一步一步来",
   "query and keys": "查询和键",

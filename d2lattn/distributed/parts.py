@@ -93,6 +93,8 @@ class Joint:
             of_keys, k, v = some[0], some[1].to(self.k.dtype), some[2].to(self.v.dtype)
             for rows, q, output, log in self.rows:
                 _join(output, log, self.plan.part(self.tensors, rows, of_keys, q, k, v))
+        if self.plan.tick is not None:
+            self.plan.tick(1 / (self.plan.parts * sum(self.plan.needs[self.plan.peers.rank])))
 
 
 def _join(output: Tensor, log: Tensor, found: tuple[Tensor, Tensor] | None) -> None:

@@ -16,9 +16,9 @@ from d2lattn.distributed.everybody import total
 from d2lattn.distributed.measurements import Measurements
 from d2lattn.distributed.nearest import averages_of_nearest
 from d2lattn.distributed.peers import Group, Peers
-from d2lattn.distributed.ring import ring_attention
+from d2lattn.distributed.ring import attend_to_all
 from d2lattn.distributed.selection import OTHERS, select
-from d2lattn.extras import progress_bar
+from d2lattn.extras import Tick, progress_bar, tqdm_here
 from d2lattn.fitted import Fitted, columns
 from d2lattn.kernel_formulas import Bandwidth
 from d2lattn.masks import Mask
@@ -105,7 +105,11 @@ class ShardedNadarayaWatson(Fitted):
         return self.predict(x)
 
     def predict(
-        self, x: Float[Tensor, "m *features"], *, empty: float | Literal["nearest"] = 0.0
+        self,
+        x: Float[Tensor, "m *features"],
+        *,
+        empty: float | Literal["nearest"] = 0.0,
+        progress: bool = False,
     ) -> Float[Tensor, "m *outputs"]:
         """Predictions for this process's own queries, from the measurements of all.
 
@@ -117,6 +121,8 @@ class ShardedNadarayaWatson(Fitted):
             What to predict where a compact kernel reaches no measurement: a number, or
             ``"nearest"`` for the average of the nearest measurements of all, in bandwidths. The
             same on every process.
+        progress
+            Whether to show a progress bar on this process.
 
         Raises
         ------
@@ -124,6 +130,8 @@ class ShardedNadarayaWatson(Fitted):
             If :meth:`fit` was not called, or another process fails.
         TypeError, ValueError
             As :meth:`d2lattn.NadarayaWatson.predict`.
+        ModuleNotFoundError
+            If a progress bar is asked for and tqdm is not installed.
         """
 
         queries = x
@@ -134,8 +142,9 @@ class ShardedNadarayaWatson(Fitted):
             queries, _, _ = self._queries_keys_values(x)
             return {"empty": empty}
 
-        peers = self._peers("predict", fields)
-        output, reached = self._attend(queries)
+        peers = self._peers("predict", fields, progress)
+        with progress_bar("share", 1.0, progress) as tick:
+            output, reached = self._attend(queries, tick=tick)
         if empty != "nearest":
             return self._shaped(output.masked_fill(~reached.unsqueeze(-1), empty))
         far = queries[~reached].detach()
@@ -144,10 +153,15 @@ class ShardedNadarayaWatson(Fitted):
         nearest = averages_of_nearest(peers, far, self._bandwidths(), self._measurements())
         return self._shaped(output.index_put((~reached,), nearest))
 
-    def loo_residuals(self) -> Float[Tensor, "n *outputs"]:
+    def loo_residuals(self, *, progress: bool = False) -> Float[Tensor, "n *outputs"]:
         r"""Each of this process's measurements minus its prediction from all the others of all.
 
         .. math:: r_i = y_i - \hat f_{-i}(x_i)
+
+        Parameters
+        ----------
+        progress
+            Whether to show a progress bar on this process.
 
         Raises
         ------
@@ -155,8 +169,10 @@ class ShardedNadarayaWatson(Fitted):
             If :meth:`fit` was not called, or another process fails.
         ValueError
             If there is only one measurement on all processes together.
+        ModuleNotFoundError
+            If a progress bar is asked for and tqdm is not installed.
         """
-        return self._shaped(self._left_out())
+        return self._shaped(self._left_out(progress))
 
     def select_bandwidth(
         self,
@@ -203,20 +219,24 @@ class ShardedNadarayaWatson(Fitted):
                 numbers = f"{len(grid or [])} of {hashlib.sha256(numbers.encode()).hexdigest()}"
             return {"candidates": numbers if grid else None}
 
-        peers = self._peers("select_bandwidth", fields)
+        peers = self._peers("select_bandwidth", fields, progress)
         ndim = self.bandwidth.ndim
         with progress_bar("bandwidth", None, progress) as tick:
             chosen = select(peers, self.kernel, self._measurements(), ndim, grid, tick)
         self._score.bandwidth = chosen.expand((1,) * ndim) if chosen.ndim == 0 else chosen
         return self
 
-    def _peers(self, call: str, fields: Callable[[], dict[str, Any]]) -> Peers:
+    def _peers(
+        self, call: str, fields: Callable[[], dict[str, Any]], progress: bool = False
+    ) -> Peers:
         """All processes, once they were found to ask for the same, and nobody for what cannot
         be."""
         peers = Peers(f"ShardedNadarayaWatson.{call}", self.group)
         trouble: Exception | None = None
         alike: dict[str, Any] = {}
         try:
+            if progress:  # nobody waits for who cannot show it
+                tqdm_here()
             alike = {"bandwidth": self.bandwidth.tolist(), **fields()}
         except Exception as error:
             trouble = error
@@ -228,23 +248,28 @@ class ShardedNadarayaWatson(Fitted):
         return Measurements.of(columns(x), columns(y), self.sample_weight)
 
     def _attend(
-        self, queries: Float[Tensor, "m features"], mask: Mask | None = None
+        self,
+        queries: Float[Tensor, "m features"],
+        mask: Mask | None = None,
+        *,
+        tick: Tick | None = None,
     ) -> tuple[Float[Tensor, "m outputs"], Bool[Tensor, " m"]]:
         """Averages of all measurements that count, for own queries, and who reaches any."""
         own = self._measurements()
-        output, log = ring_attention(
-            own.score(self._score), queries, own.keys, own.values, mask=mask, group=self.group
-        )
+        output, log = attend_to_all(
+            own.score(self._score), queries, own.keys, own.values,
+            mask=mask, group=self.group, tick=tick,
+        )  # fmt: skip
         return output, log.detach() > -math.inf
 
-    def _left_out(self) -> Float[Tensor, "n outputs"]:
+    def _left_out(self, progress: bool) -> Float[Tensor, "n outputs"]:
         """Residuals of predictions from all others."""
 
         def fields() -> dict[str, Any]:
             self._fitted()
             return {}
 
-        peers = self._peers("loo_residuals", fields)
+        peers = self._peers("loo_residuals", fields, progress)
         (count,) = total(peers, [float(self._count())])
         if count < 2:
             raise ValueError(
@@ -252,8 +277,11 @@ class ShardedNadarayaWatson(Fitted):
             )
         x, y = self._fitted()
         keys, values = columns(x).double(), columns(y).double()
-        if self.sample_weight is None:
-            return values - self._attend(keys, OTHERS)[0]
-        some = self.sample_weight > 0
-        output, _ = self._attend(keys)  # of those that do not count nothing is to leave out
-        return values - output.index_put((some,), self._attend(keys[some], OTHERS)[0])
+        with progress_bar("share", 1.0, progress) as tick:
+            if self.sample_weight is None:
+                return values - self._attend(keys, OTHERS, tick=tick)[0]
+            half = None if tick is None else lambda share: tick(share / 2)
+            some = self.sample_weight > 0
+            output, _ = self._attend(keys, tick=half)  # of what does not count nothing is left out
+            others, _ = self._attend(keys[some], OTHERS, tick=half)
+            return values - output.index_put((some,), others)

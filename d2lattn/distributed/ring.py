@@ -18,11 +18,12 @@ from d2lattn.distributed.layout import Layout, check_layout, stretches
 from d2lattn.distributed.parts import Joint, Share, pack, unpack
 from d2lattn.distributed.peers import Group, Peers
 from d2lattn.distributed.plan import Plan
+from d2lattn.extras import Tick
 from d2lattn.masks import Mask, restriction
 from d2lattn.score import Score
 from d2lattn.streaming import StreamOutput
 
-__all__ = ["attend_by_each", "ring_attention"]
+__all__ = ["attend_by_each", "attend_to_all", "ring_attention"]
 
 
 def ring_attention(
@@ -106,6 +107,27 @@ def ring_attention(
     Liu, Zaharia and Abbeel, "Ring Attention with Blockwise Transformers for Near-Infinite
     Context" (2023).
     """
+    return attend_to_all(
+        score, queries, keys, values, valid_lens, mask=mask, dropout=dropout, group=group,
+        layout=layout, rotate=rotate,
+    )  # fmt: skip
+
+
+def attend_to_all(
+    score: Score,
+    queries: Float[Tensor, "*batch queries query_features"],
+    keys: Float[Tensor, "*batch keys key_features"],
+    values: Float[Tensor, "*batch keys value_features"],
+    valid_lens: Int[Tensor, "..."] | None = None,
+    *,
+    mask: Mask | Bool[Tensor, "..."] | None = None,
+    dropout: float = 0.0,
+    group: Group = None,
+    layout: Layout = "contiguous",
+    rotate: Literal["ring", "gather"] = "ring",
+    tick: Tick | None = None,
+) -> StreamOutput:
+    """:func:`ring_attention`, which calls ``tick`` with each share of this process's work."""
     peers = Peers("ring_attention", group)
     trouble: Exception | None = None
     fields: dict[str, Any] = {}
@@ -135,6 +157,7 @@ def ring_attention(
         peers, score, shape, of_queries, of_keys, allowed, dropout,
         features=keys.shape[-1] + values.shape[-1], gathers=rotate == "gather",
     )  # fmt: skip
+    plan = replace(plan, tick=tick)
     tensors = plan.tensors(queries, keys, values)
     output, logsumexp = _Ring.apply(plan, queries, keys, values, *tensors)
     return StreamOutput(output.to(result_dtype(queries, keys, values)), logsumexp)
@@ -187,7 +210,7 @@ class _Ring(torch.autograd.Function):
             rounds.ring(load, joint)
         plan.peers.close(rounds.trouble)
         output, logsumexp = joint.output, joint.logsumexp.to(joint.output.dtype)
-        ctx.plan, ctx.count = plan, len(tensors)
+        ctx.plan, ctx.count = replace(plan, tick=None), len(tensors)
         ctx.save_for_backward(q, k, v, *tensors, output, logsumexp, *kept)
         ctx.set_materialize_grads(False)
         return output, logsumexp

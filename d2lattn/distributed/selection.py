@@ -15,9 +15,9 @@ from d2lattn.distributed.measurements import Measurements
 from d2lattn.distributed.nearest import gaps
 from d2lattn.distributed.peers import Peers
 from d2lattn.distributed.ring import attend_by_each, ring_attention
+from d2lattn.extras import Tick
 from d2lattn.kernels import KernelScore
 from d2lattn.masks import Mask
-from d2lattn.smoothing import Tick
 
 __all__ = ["OTHERS", "select"]
 

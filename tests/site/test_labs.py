@@ -498,7 +498,8 @@ def test_what_is_not_there_or_not_on_the_scale_is_marked(page: Page, site: Path)
     assert "no neighbours" in (figure.locator("svg").first.text_content() or "")
     assert "above the scale" in (figure.locator("svg").last.text_content() or "")
     assert re.search(
-        r"\d+ of the measurements have no neighbour", figure.locator(".lab-summary").inner_text()
+        r"no neighbour within reach, and count as predicted 0: \d+\.$",
+        figure.locator(".lab-summary").inner_text(),
     )
 
 
