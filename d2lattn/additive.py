@@ -257,11 +257,13 @@ class Denominators:
             for row in range(0, self.q.shape[1], self.rows):
                 some = slice(row, row + self.rows)
                 q = self.q[part, some].unsqueeze(-2)
-                n = self.buffer[: q.numel() * k.shape[-2]].view(*q.shape[:2], *k.shape[-2:])
+                shape = (*q.shape[:2], *k.shape[-2:])
+                n = self.buffer[: math.prod(shape)].view(shape)
                 if self.by_exponentials:
                     torch.addcmul(self.one, q, k, out=n)
                 else:
-                    torch.add(q, k, out=n).tanh_().neg_().add_(1.0).reciprocal_().mul_(2.0)
+                    torch.add(q, k, out=n).tanh_().neg_().add_(1.0)
+                    n.reciprocal_().mul_(2.0)
                 yield part, some, n
 
 
