@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import d2lattn.additive
+import d2lattn.additive_pairs
 import d2lattn.engine.attend
 import d2lattn.engine.in_blocks
 import d2lattn.engine.plan
@@ -143,7 +143,7 @@ def make_blocks(patch: pytest.MonkeyPatch, elements: int) -> None:
     patch.setattr(d2lattn.engine.plan, "FEWEST_ROWS", 1)
     patch.setattr(d2lattn.engine.plan, "TRIANGLE", 1)
     patch.setattr(d2lattn.engine.plan, "WORTH_A_CALL", elements)
-    patch.setattr(d2lattn.additive, "ELEMENTS_OF_THE_BUFFER", 2 * elements)
+    patch.setattr(d2lattn.additive_pairs, "ELEMENTS_OF_THE_BUFFER", 2 * elements)
 
 
 def stream_in_blocks(patch: pytest.MonkeyPatch, elements: int) -> None:

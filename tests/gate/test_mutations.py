@@ -391,7 +391,7 @@ PACKAGE: dict[str, tuple[str, str, str, str]] = {
     "queries and keys through each other's layer": (
         "additive.py", r"(self\.W_q = nn\.Linear\()query_size(.*)", r"\1key_size\2", "04",
     ),
-    "relu for tanh": ("additive.py", r"torch\.tanh\(", "torch.relu(", "04"),
+    "relu for tanh": ("additive_pairs.py", r"torch\.tanh\(", "torch.relu(", "04"),
     "a softmax over the queries": (
         "engine/plain.py", r"\.softmax\(dim=-1\)", ".softmax(dim=-2)", "03",
     ),
