@@ -108,26 +108,24 @@ def ring_attention(
     Context" (2023).
     """
     return attend_to_all(
-        score, queries, keys, values, valid_lens, mask=mask, dropout=dropout, group=group,
-        layout=layout, rotate=rotate,
+        score, queries, keys, values, valid_lens=valid_lens, mask=mask, group=group,
+        dropout=dropout, layout=layout, rotate=rotate,
     )  # fmt: skip
 
 
 def attend_to_all(
     score: Score,
-    queries: Float[Tensor, "*batch queries query_features"],
-    keys: Float[Tensor, "*batch keys key_features"],
-    values: Float[Tensor, "*batch keys value_features"],
-    valid_lens: Int[Tensor, "..."] | None = None,
-    *,
-    mask: Mask | Bool[Tensor, "..."] | None = None,
+    *tokens: Tensor,
+    valid_lens: Tensor | None = None,
+    mask: Mask | Tensor | None,
+    group: Group,
     dropout: float = 0.0,
-    group: Group = None,
     layout: Layout = "contiguous",
-    rotate: Literal["ring", "gather"] = "ring",
+    rotate: str = "ring",
     tick: Tick | None = None,
 ) -> StreamOutput:
     """:func:`ring_attention`, which calls ``tick`` with each share of this process's work."""
+    queries, keys, values = tokens
     peers = Peers("ring_attention", group)
     trouble: Exception | None = None
     fields: dict[str, Any] = {}
