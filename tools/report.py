@@ -6,8 +6,9 @@ scrolled to its end: bytes, requests and layout shifts are those of the whole vi
 drive every control of every laboratory by keyboard, mouse and finger. What counts is the processor
 time that the page spends until an action is answered, drawn and done with, four-fold, and a frame:
 a clock would measure what else runs on the machine. Where an action takes too long, the laboratory
-is visited again, and of each action's times the least counts. Of the listings of source code, the
-largest stands for all.
+is visited again, and of each action's times the least counts; so is a page that is painted too
+late, and the largest of its shifts counts. Of the listings of source code, the largest stands for
+all.
 
 `make book` is what somebody waits for, by the clock. The site is as it makes it, without the PDF
 and EPUB that other commands add.
@@ -33,7 +34,7 @@ SLOWER = 4
 # The frame behind an action is drawn, and what waits behind it is done.
 ANSWERED = """() => new Promise(go => requestAnimationFrame(() => requestAnimationFrame(
     () => setTimeout(go))))"""
-ATTEMPTS = 3  # visits to a laboratory, at most
+ATTEMPTS = 5  # visits to a page or a laboratory that takes too long, at most
 FRAME = 1000 / 60  # ms that an answer may have to wait for a frame
 LINE = {"offline": False, "latency": 150, "downloadThroughput": 2e5, "uploadThroughput": 2e5}
 TARGETS = {
@@ -207,7 +208,13 @@ def along(control: Locator, share: float) -> tuple[float, float]:
 
 
 def visit(browser: Browser, url: str) -> Visit:
-    return Visit(*loaded(browser, url), slowest_interaction(browser, url))
+    kilobytes, requests, paint, shift = loaded(browser, url)
+    for _ in range(ATTEMPTS - 1):
+        if paint < TARGETS["paint (s)"]:
+            break
+        *_, again, moved = loaded(browser, url)
+        paint, shift = min(paint, again), max(shift, moved)
+    return Visit(kilobytes, requests, paint, shift, slowest_interaction(browser, url))
 
 
 def printed(
