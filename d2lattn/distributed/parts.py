@@ -14,6 +14,7 @@ from d2lattn.derivatives import gradients
 from d2lattn.distributed.layout import Stretches
 from d2lattn.distributed.plan import Plan
 from d2lattn.engine.fused import join
+from d2lattn.extras import Tick
 from d2lattn.restrictions import Stretch
 
 __all__ = ["Joint", "Share", "pack", "unpack", "wide"]
@@ -74,9 +75,15 @@ class Joint:
     """What the own queries have of the blocks so far."""
 
     def __init__(
-        self, plan: Plan, tensors: tuple[Tensor, ...], q: Tensor, k: Tensor, v: Tensor
+        self,
+        plan: Plan,
+        tensors: tuple[Tensor, ...],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tick: Tick | None = None,  # called with each share of the work that is done
     ) -> None:
-        self.plan, self.tensors, self.k, self.v = plan, tensors, k, v
+        self.plan, self.tensors, self.k, self.v, self.tick = plan, tensors, k, v, tick
         self.blocks = plan.blocks()
         self.output = q.new_zeros((*q.shape[:-1], v.shape[-1]), dtype=wide(q, k, v))
         # In float64: of logarithms that are rounded the shares do not add up to 1, and what a
@@ -93,8 +100,8 @@ class Joint:
             of_keys, k, v = some[0], some[1].to(self.k.dtype), some[2].to(self.v.dtype)
             for rows, q, output, log in self.rows:
                 _join(output, log, self.plan.part(self.tensors, rows, of_keys, q, k, v))
-        if self.plan.tick is not None:
-            self.plan.tick(1 / (self.plan.parts * sum(self.plan.needs[self.plan.peers.rank])))
+        if self.tick is not None:
+            self.tick(1 / (self.plan.parts * sum(self.plan.needs[self.plan.peers.rank])))
 
 
 def _join(output: Tensor, log: Tensor, found: tuple[Tensor, Tensor] | None) -> None:

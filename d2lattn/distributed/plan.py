@@ -16,7 +16,6 @@ from d2lattn.distributed.peers import Peers
 from d2lattn.distributed.rounds import Rounds
 from d2lattn.engine.attend import attend
 from d2lattn.engine.probe import RandomState, Witness, tensors_of
-from d2lattn.extras import Tick
 from d2lattn.restrictions import Part, Restriction, Stretch
 from d2lattn.score import Score
 
@@ -66,7 +65,6 @@ class Plan:
     autocast: tuple[bool, torch.dtype]
     needs: list[list[bool]]  # process, and whether its queries see any keys of another one
     gathers: bool
-    tick: Tick | None = None  # called with each share of the work that is done
 
     @staticmethod
     def of(

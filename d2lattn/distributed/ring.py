@@ -108,15 +108,18 @@ def ring_attention(
     Context" (2023).
     """
     return attend_to_all(
-        score, queries, keys, values, valid_lens=valid_lens, mask=mask, group=group,
+        score, queries, keys, values, valid_lens, mask=mask, group=group,
         dropout=dropout, layout=layout, rotate=rotate,
     )  # fmt: skip
 
 
 def attend_to_all(
     score: Score,
-    *tokens: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
     valid_lens: Tensor | None = None,
+    *,
     mask: Mask | Tensor | None,
     group: Group,
     dropout: float = 0.0,
@@ -125,7 +128,6 @@ def attend_to_all(
     tick: Tick | None = None,
 ) -> StreamOutput:
     """:func:`ring_attention`, which calls ``tick`` with each share of this process's work."""
-    queries, keys, values = tokens
     peers = Peers("ring_attention", group)
     trouble: Exception | None = None
     fields: dict[str, Any] = {}
@@ -155,9 +157,8 @@ def attend_to_all(
         peers, score, shape, of_queries, of_keys, allowed, dropout,
         features=keys.shape[-1] + values.shape[-1], gathers=rotate == "gather",
     )  # fmt: skip
-    plan = replace(plan, tick=tick)
     tensors = plan.tensors(queries, keys, values)
-    output, logsumexp = _Ring.apply(plan, queries, keys, values, *tensors)
+    output, logsumexp = _Ring.apply(plan, tick, queries, keys, values, *tensors)
     return StreamOutput(output.to(result_dtype(queries, keys, values)), logsumexp)
 
 
@@ -196,9 +197,15 @@ class _Ring(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, q: Tensor, k: Tensor, v: Tensor, *tensors: Tensor
+        ctx: Any,
+        plan: Plan,
+        tick: Tick | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *tensors: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        joint = Joint(plan, tensors, q, k, v)
+        joint = Joint(plan, tensors, q, k, v, tick)
         rounds, load = plan.rounds(k, v), partial(pack, plan, k=k, v=v)
         kept: list[Tensor] = []
         if plan.gathers:
@@ -208,7 +215,7 @@ class _Ring(torch.autograd.Function):
             rounds.ring(load, joint)
         plan.peers.close(rounds.trouble)
         output, logsumexp = joint.output, joint.logsumexp.to(joint.output.dtype)
-        ctx.plan, ctx.count = replace(plan, tick=None), len(tensors)
+        ctx.plan, ctx.count = plan, len(tensors)
         ctx.save_for_backward(q, k, v, *tensors, output, logsumexp, *kept)
         ctx.set_materialize_grads(False)
         return output, logsumexp
@@ -240,4 +247,4 @@ class _Ring(torch.autograd.Function):
             nothing = torch.zeros_like(tensor) if tensor.requires_grad else None
             grad = share.d_tensors.get(id(tensor))
             grads.append(nothing if grad is None else grad.to(tensor.dtype))
-        return None, *grads
+        return None, None, *grads
