@@ -12,7 +12,7 @@ from d2lattn.checks import (
     fit_together,
     result_dtype,
 )
-from d2lattn.engine.attend import attend
+from d2lattn.engine.attend import at_a_glance, attend
 from d2lattn.masks import Mask, restriction
 from d2lattn.score import ScoreFunction
 
@@ -122,6 +122,9 @@ class Attention(nn.Module):
         """
         if not fit_together(queries, keys, values):
             check_tokens(queries=queries, keys=keys, values=values)
+        found = at_a_glance(self, queries, keys, values, valid_lens, mask, need_weights)
+        if found is not None:
+            return AttentionOutput(found.output, found.weights)
         shape = (*queries.shape[:-1], keys.shape[-2])
         allowed = restriction(valid_lens, mask, shape, queries.device)
         dtype = result_dtype(queries, keys, values)

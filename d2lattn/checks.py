@@ -27,7 +27,10 @@ def is_ordinary(*tensors: Tensor) -> bool:
         or torch._C._len_torch_dispatch_stack() != 0
     ):
         return False
-    return all(type(x) in _KINDS and not x.is_meta and not _is_batched(x) for x in tensors)
+    for x in tensors:  # noqa: SIM110 - `all` takes longer than what it asks here
+        if type(x) not in _KINDS or x.is_meta or _is_batched(x):
+            return False
+    return True
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -53,12 +56,19 @@ def first_index(failing: Bool[Tensor, "..."]) -> tuple[int, ...] | None:
 
 def is_finite(*tensors: Tensor) -> bool:
     """Whether all numbers are, with room to spare: their sum is."""
-    return all(math.isfinite(tensor.sum().item()) for tensor in tensors)
+    for tensor in tensors:  # noqa: SIM110 - as above
+        if not math.isfinite(tensor.sum().item()):
+            return False
+    return True
 
 
 def wants_gradients(*tensors: Tensor) -> bool:
     """Whether autograd follows what is done with any of them."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return True
+    return False
 
 
 # --- dtypes and products ---
@@ -181,14 +191,16 @@ def fit_together(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
         isinstance(queries, Tensor) and isinstance(keys, Tensor) and isinstance(values, Tensor)
     ):
         return False
-    of_queries, of_keys, of_values = queries.shape, keys.shape, values.shape
+    if queries.ndim < 2 or keys.ndim < 2 or values.ndim < 2:
+        return False
+    *batch, _, query_features = queries.shape
+    *of_keys, num_keys, key_features = keys.shape
+    *of_values, num_values, _ = values.shape
     return (
-        len(of_queries) >= 2
-        and len(of_keys) >= 2
-        and of_queries[:-2] == of_keys[:-2]
-        and of_keys[:-1] == of_values[:-1]
-        and of_queries[-1] != 0
-        and of_keys[-1] != 0
+        batch == of_keys == of_values
+        and num_keys == num_values
+        and query_features != 0
+        and key_features != 0
         and queries.dtype == keys.dtype == values.dtype
         and queries.device == keys.device == values.device
         and queries.is_floating_point()

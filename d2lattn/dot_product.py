@@ -16,7 +16,7 @@ from d2lattn.checks import (
     product,
 )
 from d2lattn.engine.fused import dot_products
-from d2lattn.score import Pairs, Score, apply_linear, is_linear
+from d2lattn.score import Pairs, Score, apply_linear, is_linear, is_untouched
 
 __all__ = [
     "BilinearScore",
@@ -117,6 +117,12 @@ class DotProductScore(Score):
         """Itself."""
         scale = self._factor(q)
         return None if isinstance(scale, Tensor) else (q, k, scale)
+
+    def plain_factor(self, queries: Tensor, keys: Tensor) -> float | None:
+        """Its own, if it is a number that every dtype holds."""
+        fits = is_untouched(self, DotProductScore) and queries.shape[-1] == keys.shape[-1]
+        scale = self._factor(queries) if fits else None
+        return scale if isinstance(scale, (float, int)) and abs(scale) < 1e9 else None
 
     def pairs(self, q: Tensor, k: Tensor) -> Pairs:
         """The dot product, with the factor of now."""
@@ -290,9 +296,5 @@ class DotProductAttention(Attention):
     Vaswani et al., "Attention Is All You Need" (2017), section 3.2.1.
     """
 
-    def __init__(
-        self,
-        dropout: float = 0.0,
-        scale: float | None = None,
-    ) -> None:
+    def __init__(self, dropout: float = 0.0, scale: float | None = None) -> None:
         super().__init__(DotProductScore(scale), dropout)

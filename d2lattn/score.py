@@ -14,6 +14,7 @@ from d2lattn.checks import at_least_float32, check_device, check_tokens, is_auto
 __all__ = ["Score"]
 
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
+_HALVES = ("project", "compare")
 
 
 class Pairs(NamedTuple):
@@ -113,6 +114,11 @@ class Score(nn.Module):
         """Queries, keys and a scale whose dot product :meth:`compare` is; None if it is none."""
         return None
 
+    def plain_factor(self, queries: Tensor, keys: Tensor) -> float | None:
+        """The factor of the dot product of queries and keys, as they are, that calling it is,
+        with nothing else that anybody could notice; None if it is none."""
+        return None
+
     def pairs(self, q: Tensor, k: Tensor) -> Pairs | None:
         """How to compare block by block; None if only all at once will do."""
         return None
@@ -154,6 +160,11 @@ def is_hooked(module: nn.Module) -> bool:
         or "forward" in state
         or _has_any_global_hook()
     )
+
+
+def is_untouched(score: Score, kind: type[Score]) -> bool:
+    """Whether it is of this very class, as it was made, and nobody listens."""
+    return type(score) is kind and vars(score).keys().isdisjoint(_HALVES) and not is_hooked(score)
 
 
 def is_hooked_inside(module: nn.Module) -> bool:

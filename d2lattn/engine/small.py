@@ -1,0 +1,80 @@
+"""Small sizes: dot products under lengths, in as few of PyTorch's calls as there are."""
+
+import math
+from functools import cache
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from d2lattn.checks import is_finite, wants_gradients
+from d2lattn.engine.plain import Average
+
+# Up to so many keys, what each length hides is kept: half a megabyte at most for a number of keys.
+KEYS_AT_MOST = 256
+_NOTHING = {
+    dtype: torch.zeros((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)
+}
+
+
+def fits(keys: Tensor, values: Tensor, valid_lens: Tensor | None) -> bool:
+    """Whether tokens that fit together, and lengths, are of the kind that is known here."""
+    batch, num_keys, _ = keys.shape if keys.ndim == 3 else (0, 0, 0)
+    return (
+        num_keys > 0
+        and values.shape[-1] > 0
+        and keys.is_cpu
+        and keys.dtype in _NOTHING
+        and (
+            valid_lens is None
+            or (
+                valid_lens.shape == (batch,)
+                and valid_lens.is_cpu
+                and valid_lens.dtype in (torch.int64, torch.int32)
+                and num_keys <= KEYS_AT_MOST
+            )
+        )
+    )
+
+
+def in_few_calls(
+    queries: Float[Tensor, "batch queries features"],
+    keys: Float[Tensor, "batch keys features"],
+    values: Float[Tensor, "batch keys value_features"],
+    scale: float,
+    valid_lens: Int[Tensor, " batch"] | None,
+) -> Average | None:
+    r"""Attention by :math:`s\,q^\top k`; None where a number is not finite or a length not right.
+
+    Scaling, masking and the product are one call: -inf is what the product is added to. A query
+    without keys makes a NaN of its output, and so does what is not finite, but for hidden scores
+    of -inf, whose keys would reach a gradient.
+    """
+    follow = wants_gradients(queries, keys)
+    if follow:  # backward, a factor of its own would go through the gradient of the keys
+        queries, scale = queries * scale, 1.0
+    if valid_lens is None:
+        veil = _NOTHING[keys.dtype]
+        scores = torch.baddbmm(veil, queries, keys.mT, beta=0.0, alpha=scale)
+    else:
+        try:
+            veil = _veils(keys.shape[1], keys.dtype).index_select(0, valid_lens)
+        except IndexError:
+            return None
+        scores = torch.baddbmm(veil, queries, keys.mT, alpha=scale)
+    weights = scores.softmax(dim=-1)
+    del scores  # one tensor less at a time
+    if valid_lens is not None and follow:
+        if not is_finite(keys, veil[..., 0]):  # the first key is hidden where all are
+            return None
+        weights = weights.masked_fill(veil == -math.inf, 0.0)  # no gradient comes from there
+    output = torch.bmm(weights, values)
+    return Average(output, weights, None) if is_finite(output) else None
+
+
+@cache
+def _veils(num_keys: int, dtype: torch.dtype) -> Float[Tensor, "lengths 1 keys"]:
+    """For each length, 0 for the first keys and -inf for the others."""
+    hidden = torch.ones(num_keys + 1, num_keys, dtype=torch.bool, device="cpu").triu()
+    veils = torch.zeros(hidden.shape, dtype=dtype, device="cpu").masked_fill(hidden, -math.inf)
+    return veils.unsqueeze(1)

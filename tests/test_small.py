@@ -1,0 +1,188 @@
+"""Small dot products in few calls: when they are, when they are not, and that nobody notices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from d2lattn import Attention, BilinearScore, DotProductAttention, DotProductScore, Mask
+from d2lattn.engine import attend, small
+from tests.helpers import normal
+
+INF, NAN = math.inf, math.nan
+LENS = torch.tensor([3, 1])
+
+
+def tokens(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    return [normal(2, n, c, seed=n, dtype=dtype) for n, c in ((4, 6), (5, 6), (5, 3))]
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each time that few calls were tried, whether they were the answer."""
+    found: list[bool] = []
+
+    def spy(*arguments: Any) -> Any:
+        made = small.in_few_calls(*arguments)
+        found.append(made is not None)
+        return made
+
+    monkeypatch.setattr(attend, "in_few_calls", spy)
+    return found
+
+
+def plainly(q: Tensor, k: Tensor, v: Tensor, lens: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Each query by itself, without a look at what is hidden."""
+    outputs, weights = [], []
+    for b in range(len(q)):
+        n = k.shape[1] if lens is None else int(lens[b])
+        found = (q[b] @ k[b, :n].mT / math.sqrt(q.shape[-1])).softmax(dim=-1)
+        outputs.append(found @ v[b, :n])
+        weights.append(nn.functional.pad(found, (0, k.shape[1] - n)))
+    return torch.stack(outputs), torch.stack(weights)
+
+
+def loss(output: Tensor, weights: Tensor) -> Tensor:
+    return (output * normal(*output.shape, seed=7)).sum() + weights.square().sum()
+
+
+def gradients(made: tuple[Tensor, Tensor], inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss(*made), inputs)
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [None, LENS, LENS.int(), torch.tensor([5, 0])],
+    ids=["all", "lengths", "int32", "an empty one"],
+)
+@pytest.mark.parametrize("follow", [False, True], ids=["values", "gradients"])
+def test_few_calls_are_the_formula(taken: list[bool], follow: bool, lens: Tensor | None) -> None:
+    q, k, v = inputs = [x.requires_grad_(follow) for x in tokens()]
+    made = DotProductAttention()(q, k, v, lens)
+    expected = plainly(q, k, v, lens)
+    torch.testing.assert_close(tuple(made), expected)
+    if follow:
+        torch.testing.assert_close(gradients(made, inputs), gradients(expected, inputs))
+    assert taken == [lens is None or 0 not in lens]  # who sees nothing asks for care
+
+
+@pytest.mark.parametrize("number", [INF, -INF, NAN])
+@pytest.mark.parametrize("where", ["keys", "values"])
+@pytest.mark.parametrize("follow", [False, True], ids=["values", "gradients"])
+def test_what_is_hidden_has_no_influence(where: str, number: float, follow: bool) -> None:
+    q, k, v = tokens()
+    expected = DotProductAttention()(q, k, v, LENS)
+    spoilt = k if where == "keys" else v
+    spoilt[1, 1:] = number
+    inputs = [x.requires_grad_(follow) for x in (q.abs(), k, v)]
+    made = DotProductAttention()(*inputs, LENS)
+    if follow:
+        of_q, of_k, of_v = gradients(made, inputs)
+        assert all(x.isfinite().all() for x in (of_q, of_k, of_v))
+        assert (of_k[1, 1:] == 0).all()
+        assert (of_v[1, 1:] == 0).all()
+    torch.testing.assert_close(made.output[1], expected.output[1])
+
+
+@pytest.mark.parametrize("spoil", [0, 1, 2], ids=["query", "key", "value"])
+def test_what_is_seen_and_not_finite_is_told_as_without_lengths(spoil: int) -> None:
+    inputs = tokens()
+    inputs[spoil][0, 0, 0] = INF
+    attention = DotProductAttention()
+    made, whole = attention(*inputs, LENS), attention(*inputs, mask=Mask.lengths(LENS))
+    torch.testing.assert_close(tuple(made), tuple(whole), equal_nan=True)
+
+
+def test_no_gradient_comes_from_a_weight_that_is_hidden() -> None:
+    q, k, v = (x.requires_grad_() for x in tokens())
+    weights = DotProductAttention()(q, k, v, LENS).weights
+    entropy = -(weights * weights.log()).nansum()  # the logarithm of 0 has no gradient to give
+    for gradient in torch.autograd.grad(entropy, (q, k)):
+        assert gradient.isfinite().all()
+
+
+def hooked(attention: Any) -> None:
+    attention.score.register_forward_hook(lambda *_: None)
+
+
+def listened_to(attention: Any) -> None:
+    attention.dropout.register_forward_hook(lambda *_: None)
+
+
+def dropping(attention: Any) -> None:
+    attention.dropout.p = 0.5
+
+
+def replaced(attention: Any) -> None:
+    attention.score.compare = lambda q, k: 2 * q @ k.mT
+
+
+def learned(attention: Any) -> None:
+    attention.score.scale = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+
+def enormous(attention: Any) -> None:
+    attention.score.scale = 1e39  # which float32 cannot hold
+
+
+def another(attention: Any) -> None:
+    class Doubled(DotProductScore):
+        def compare(self, q: Tensor, k: Tensor) -> Tensor:
+            return 2 * super().compare(q, k)
+
+    attention.score = Doubled()
+
+
+@pytest.mark.parametrize(
+    "change", [hooked, listened_to, dropping, replaced, learned, enormous, another]
+)
+def test_where_something_was_changed_few_calls_are_not_tried(
+    taken: list[bool], change: Callable[[Any], None]
+) -> None:
+    attention = DotProductAttention()
+    attention(*tokens(), LENS)
+    change(attention)
+    attention(*tokens(), LENS)
+    assert taken == [True]
+
+
+def test_other_tokens_and_scores_are_left_to_others(taken: list[bool]) -> None:
+    q, k, v = tokens()
+    attention = DotProductAttention()
+    attention(q, k, v, LENS[:, None])  # a length per query
+    attention(q[0], k[0], v[0])
+    attention(*tokens(torch.bfloat16), LENS)
+    attention(*(x.to("meta") for x in (q, k, v)))
+    Attention(BilinearScore(6, 6).double())(q, k, v, LENS)
+    with torch.autocast("cpu"):
+        attention(*tokens(torch.float32), LENS)
+    torch.func.vmap(lambda q: attention(q, k, v).output)(q[None])
+    long = normal(2, small.KEYS_AT_MOST + 1, 6, seed=1, dtype=q.dtype)
+    attention(q, long, long, LENS)
+    many = normal(2, 300, 6, seed=1, dtype=q.dtype)
+    attention(many, many, many, need_weights=False)
+    assert taken == []
+    attention(many, many, many)
+    assert taken == [True]
+
+
+@pytest.mark.parametrize("lens", [[6, 1], [3, -1]])
+def test_a_length_that_cannot_be_meant_is_told(lens: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"valid_lens must lie in \[0, 5\]"):
+        DotProductAttention()(*tokens(), torch.tensor(lens))
+
+
+def test_what_is_kept_of_a_length_serves_every_use() -> None:
+    """Made where tensors go elsewhere, or are of no use to autograd, it would spoil later calls."""
+    small._veils.cache_clear()
+    q, k, v = tokens()
+    with torch.inference_mode(), torch.device("meta"):
+        DotProductAttention()(q, k, v, LENS)
+    made = DotProductAttention()(q.requires_grad_(), k.requires_grad_(), v, LENS)
+    made.output.sum().backward()
+    torch.testing.assert_close(tuple(made), plainly(q, k, v, LENS))
