@@ -143,7 +143,7 @@ class AdditiveScore(Score):
         if not is_linear(self.w_v) or self.w_v.bias is not None:
             return None
         w_v = self.w_v.weight.squeeze(0).to(q.dtype)
-        return Pairs(partial(_compare_block, w_v), (w_v,))
+        return Pairs(partial(_compare_block, w_v), (w_v,), times=2)
 
 
 def _compare_block(w_v: Tensor, q: Tensor, k: Tensor, block: Block) -> Tensor:

@@ -1,21 +1,31 @@
 """Additive scores of projected tokens: the formula, and the same with an exponential per token."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from d2lattn.blocks import at_once
 from d2lattn.checks import is_ordinary
 from d2lattn.derivatives import Gradients, gradients_again
 
-__all__ = ["Denominators", "compare_additively", "compare_by_broadcasting"]
+__all__ = [
+    "compare_additively",
+    "compare_by_broadcasting",
+    "have_exponentials",
+    "scores_by_exponentials",
+]
+
+Features = list[tuple[Tensor, ...]]
 
 # 4 MB in float32: enough for calls not to count, and not so much that it would leave the cache.
 ELEMENTS_OF_THE_BUFFER = 2**20
+# Fewer pairs than these are not worth a call for each feature.
+WORTH_A_CALL = 2**15
 
 
 def compare_additively(
@@ -30,7 +40,18 @@ def compare_additively(
     single = q.shape[-2] == 1 and k.numel() <= ELEMENTS_OF_THE_BUFFER
     if single or not is_ordinary(q, k) or 0 in (*q.shape, *k.shape):
         return compare_by_broadcasting(q, k, w_v)
-    return _Additive.apply(q, k, w_v)
+    if have_exponentials(q, k):
+        return _Additive.apply(q, k, w_v)
+    parts = q.split(max(1, at_once(ELEMENTS_OF_THE_BUFFER, q.device) // k.numel()), dim=-2)
+    return torch.cat([_kept(some, k, w_v) for some in parts], dim=-2)
+
+
+def _kept(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
+    """The formula, of which autograd keeps nothing but the tokens."""
+    found: Tensor = checkpoint(
+        compare_by_broadcasting, q, k, w_v, use_reentrant=False, preserve_rng_state=False
+    )
+    return found
 
 
 def compare_by_broadcasting(
@@ -43,26 +64,46 @@ def compare_by_broadcasting(
     return features @ w_v
 
 
-class _Additive(torch.autograd.Function):
-    r"""Additive scores, with one exponential for each token instead of a tanh for each pair.
+def have_exponentials(q: Tensor, k: Tensor) -> bool:
+    """Whether no e^(-2q) and no e^(2k) leaves the range of normal numbers."""
+    limit = -math.log(torch.finfo(q.dtype).tiny)
+    ends = torch.stack([end for x in (q, k) for end in x.detach().aminmax()]).tolist()
+    return all(2 * abs(end) <= limit for end in ends)
 
-    .. math:: \tanh(q + k) = 1 - \frac{2}{n}, \qquad n = 1 + e^{2q} e^{2k}
 
-    A buffer of some pairs' n is used again and again. No product of matrices takes part: its
-    threads and those of all else would wait for each other, each time anew.
+def scores_by_exponentials(
+    q: Float[Tensor, "*batch queries hidden"],
+    k: Float[Tensor, "*batch keys hidden"],
+    w_v: Float[Tensor, " hidden"],
+) -> Float[Tensor, "*batch queries keys"]:
+    r"""The formula with one exponential for each token instead of a tanh for each pair.
+
+    .. math:: \tanh(q + k) = 1 - \frac{2 x}{x + z}, \qquad x = e^{-2q},\quad z = e^{2k}
+
+    Many pairs go one feature after the other: the sum and the quotient are then cut alike between
+    threads, and each finds what it wrote in its own cache. No product of matrices takes part: its
+    threads and those of all else would wait for each other.
     """
+    scores = w_v.sum().expand(*q.shape[:-1], k.shape[-2]).contiguous()
+    sums = Sums(q, k)
+    shares = sums.x * (-2.0 * w_v).view(-1, 1, 1, 1)
+    for some, (n,), of_queries, of_keys in sums.blocks(scores, [shares]):
+        for (x, share), (z,) in zip(of_queries, of_keys, strict=True):
+            if sums.features == 1:
+                some.addcdiv_(share, torch.add(x, z, out=n))
+            else:
+                held = torch.add(x, z, out=n[: len(x)])
+                some += torch.div(share, held, out=held).sum(dim=0, keepdim=True)
+    return scores
+
+
+class _Additive(torch.autograd.Function):
+    """The same with its gradients. For these, features go together: a thread takes whole ones."""
 
     @staticmethod
-    def forward(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
-        scores = q.new_empty(*q.shape[:-1], k.shape[-2])
-        flat = scores.view(-1, *scores.shape[-2:])
-        for part, rows, n in Denominators(q, k).parts():
-            torch.sum(torch.div(w_v, n, out=n), dim=-1, out=flat[part, rows])
-        return scores.mul_(-2.0).add_(w_v.sum())
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def forward(ctx: Any, q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, w_v)
+        return scores_by_exponentials(q, k, w_v)
 
     @staticmethod
     def backward(ctx: Any, d_scores: Tensor) -> Gradients:
@@ -73,56 +114,75 @@ class _Additive(torch.autograd.Function):
                 return [compare_by_broadcasting(*inputs)]
 
             return gradients_again(again, (q, k, w_v), ctx.needs_input_grad, [d_scores])
-        d_q, d_k, d_w = (x.new_zeros(x.shape) for x in (q, k, w_v))
-        d_scores = d_scores.reshape(-1, *d_scores.shape[-2:])
-        flat_q, flat_k = (x.view(-1, *x.shape[-2:]) for x in (d_q, d_k))
-        denominators = Denominators(q, k, buffers=2)
-        spare = torch.empty_like(denominators.buffer)
-        for part, rows, n in denominators.parts():
-            shares = spare[: n.numel()].view(n.shape)
-            torch.div(d_scores[part, rows].unsqueeze(-1), n, out=shares)
-            d_w += shares.sum(dim=-3).sum(dim=(0, 1))
-            slopes = torch.addcdiv(shares, shares, n, value=-1.0, out=n)  # (1 - 1 / n) / n
-            flat_q[part, rows] = slopes.sum(dim=-2)
-            flat_k[part] += slopes.sum(dim=-3)
-        return d_q.mul_(4 * w_v), d_k.mul_(4 * w_v), d_scores.sum() - 2 * d_w
+        sums = Sums(q, k, buffers=2, together=torch.get_num_threads())
+        d_n, d_q, d_k = (torch.empty_like(y) for y in (sums.x, sums.x, sums.z))
+        d_k.zero_()
+        for some, rooms, of_queries, of_keys in sums.blocks(d_scores, [d_n, d_q], [d_k]):
+            for (x, d_n_, d_q_), (z, d_k_) in zip(of_queries, of_keys, strict=True):
+                n, spare = (room[: len(x)] for room in rooms)
+                torch.add(x, z, out=n)
+                shares = torch.div(some, n, out=spare)
+                torch.mul(shares.sum(dim=-1, keepdim=True), x, out=d_n_)
+                slopes = torch.div(shares.mul_(z), n, out=n)  # of x / (x + z), but for x
+                torch.mul(slopes.sum(dim=-1, keepdim=True), x, out=d_q_)
+                d_k_ += slopes.mul_(x).sum(dim=-2, keepdim=True)
+        d_q, d_k = (4 * w_v * d.flatten(2).permute(1, 2, 0) for d in (d_q, d_k))
+        d_w = d_scores.sum() - 2 * d_n.sum(dim=(1, 2, 3))
+        return d_q.reshape(q.shape), d_k.reshape(k.shape), d_w
 
 
-class Denominators:
-    """The n of all pairs, some at a time, in a buffer that may be written to.
+class Sums:
+    """What x and z of all pairs and features add up to, some at a time, and room for it.
 
-    Where an exponential or its inverse would leave the range of normal numbers, n is made of the
-    tanh.
+    Parameters
+    ----------
+    buffers
+        How many numbers there is room for.
+    together
+        How many features go together at the least, as far as there are so many.
+
+    Attributes
+    ----------
+    x, z
+        e^(-2q), shape ``(hidden, batch, queries, 1)``, and e^(2k), ``(hidden, batch, 1, keys)``.
+    features
+        How many go together.
     """
 
-    def __init__(self, q: Tensor, k: Tensor, buffers: int = 1) -> None:
-        q, k = (x.detach().reshape(-1, *x.shape[-2:]) for x in (q, k))
-        # Neither e^(2x) nor e^(-2x) may leave the range of normal numbers; their product may.
-        limit = -math.log(torch.finfo(q.dtype).tiny)
-        ends = torch.stack([end for x in (q, k) for end in x.aminmax()]).tolist()
-        self.by_exponentials = all(2 * abs(end) <= limit for end in ends)
-        self.q, self.k = ((2 * x).exp_() if self.by_exponentials else x for x in (q, k))
-        self.one = q.new_ones(())
-        batch, num_queries, _ = q.shape
-        per_row = k[0].numel()
-        room = at_once(ELEMENTS_OF_THE_BUFFER, q.device) // buffers
-        self.rows = max(1, min(room // per_row, num_queries))
-        self.size = max(1, room // (self.rows * per_row)) if self.rows == num_queries else 1
-        self.buffer = q.new_empty(min(self.size, batch) * self.rows * per_row)
+    def __init__(self, q: Tensor, k: Tensor, buffers: int = 1, together: int = 1) -> None:
+        x, z = (y.detach().reshape(-1, *y.shape[-2:]).permute(2, 0, 1) for y in (q, k))
+        x, z = (
+            torch.mul(y, sign, out=y.new_empty(y.shape)).exp_() for y, sign in ((x, -2), (z, 2))
+        )
+        self.x, self.z = x.unsqueeze(-1), z.unsqueeze(-2)
+        (hidden, batch, num_queries), num_keys = x.shape, k.shape[-2]
+        room = at_once(ELEMENTS_OF_THE_BUFFER, q.device)
+        share = room // together
+        self.rows = max(1, min(share // num_keys, num_queries))
+        pairs = self.rows * num_keys
+        self.size = max(1, min(share // pairs, batch)) if self.rows == num_queries else 1
+        pairs *= self.size
+        alone = together == 1 and pairs >= WORTH_A_CALL
+        self.features = 1 if alone else max(1, min(room // pairs, hidden))
+        self.buffers = q.new_empty(buffers, self.features * pairs)
 
-    def parts(self) -> Iterator[tuple[slice, slice, Float[Tensor, "batch rows columns hidden"]]]:
-        """Slices of the batch and the queries, as many as the buffer has room for, and their n."""
-        for start in range(0, len(self.q), self.size):
+    def blocks(
+        self, pairs: Tensor, of_queries: Sequence[Tensor] = (), of_keys: Sequence[Tensor] = ()
+    ) -> Iterator[tuple[Tensor, list[Tensor], Features, Features]]:
+        """Some pairs at a time: of a tensor of all pairs; a room in each buffer; and for some
+        features after the others x, with what else has as many numbers, and z, with the like."""
+        pairs = pairs.reshape(1, -1, *pairs.shape[-2:])
+        for start in range(0, pairs.shape[1], self.size):
             part = slice(start, start + self.size)
-            k = self.k[part].unsqueeze(-3)
-            for row in range(0, self.q.shape[1], self.rows):
-                some = slice(row, row + self.rows)
-                q = self.q[part, some].unsqueeze(-2)
-                shape = (*q.shape[:2], *k.shape[-2:])
-                n = self.buffer[: math.prod(shape)].view(shape)
-                if self.by_exponentials:
-                    torch.addcmul(self.one, q, k, out=n)
-                else:
-                    torch.add(q, k, out=n).tanh_().neg_().add_(1.0)
-                    n.reciprocal_().mul_(2.0)
-                yield part, some, n
+            keys = [y[:, part].split(self.features) for y in (self.z, *of_keys)]
+            for row in range(0, pairs.shape[2], self.rows):
+                at = part, slice(row, row + self.rows)
+                queries = [y[:, *at].split(self.features) for y in (self.x, *of_queries)]
+                sizes = self.features, *pairs[:, *at].shape[1:]
+                rooms = [buffer[: math.prod(sizes)].view(sizes) for buffer in self.buffers]
+                yield (
+                    pairs[:, *at],
+                    rooms,
+                    list(zip(*queries, strict=True)),
+                    list(zip(*keys, strict=True)),
+                )

@@ -33,6 +33,9 @@ class Pairs(NamedTuple):
         Whether it may be given some of the batch only.
     unknown
         Whether it may use other tensors as well, from elsewhere.
+    times
+        How many times as many pairs go together as of other scores, where no gradient follows:
+        more where they are gone through once for each feature, so that a call is for little.
     """
 
     compare: Callable[[Tensor, Tensor, Block], Tensor]
@@ -40,6 +43,7 @@ class Pairs(NamedTuple):
     features: int = 1
     by_batch: bool = True
     unknown: bool = False
+    times: int = 1
 
 
 class Score(nn.Module):

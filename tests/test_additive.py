@@ -8,6 +8,7 @@ from d2lattn import (
     AdditiveAttention,
     AdditiveScore,
     Attention,
+    additive_pairs,
     additive_score,
     stream_attention,
 )
@@ -203,3 +204,47 @@ def test_large_features_stream_without_overflow(size, dtype):
     close(streamed, output, tolerance)
     for ours, theirs in zip(gradients(streamed, wanted), gradients(output, wanted), strict=True):
         close(ours, theirs, tolerance * size)
+
+
+@pytest.mark.parametrize("size", [1.0, 43.0, 60.0, 1e4])
+@pytest.mark.parametrize("worth_a_call", [0, 2**15], ids=["a feature at a time", "together"])
+@pytest.mark.parametrize("elements", [1, 40, 150, 2**20])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)
+def test_pairs_are_the_formula_however_they_are_cut(
+    monkeypatch, batch, elements, worth_a_call, size
+):
+    monkeypatch.setattr(additive_pairs, "ELEMENTS_OF_THE_BUFFER", elements)
+    monkeypatch.setattr(additive_pairs, "WORTH_A_CALL", worth_a_call)
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float32)
+    q = size * signs[torch.arange(30).view(5, 6) % 2] + normal(*batch, 5, 6, dtype=torch.float32)
+    k = size * signs[torch.arange(42).view(7, 6) % 2] + normal(*batch, 7, 6, dtype=torch.float32)
+    inputs = [x.requires_grad_() for x in (q, -k, normal(6, seed=2, dtype=torch.float32))]
+    exactly = [x.detach().double().requires_grad_() for x in inputs]
+    ours = additive_pairs.compare_additively(*inputs)
+    theirs = additive_pairs.compare_by_broadcasting(*exactly)
+    close(ours, theirs.float(), 1e-5)
+    d_scores = normal(*ours.shape, seed=3, dtype=torch.float32).mT.contiguous().mT
+    for mine, other in zip(
+        torch.autograd.grad(ours, inputs, d_scores),
+        torch.autograd.grad(theirs, exactly, d_scores.double()),
+        strict=True,
+    ):
+        close(mine, other.float(), 1e-5 * size)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_nothing_of_pairs_and_features_is_kept(monkeypatch, size):
+    monkeypatch.setattr(additive_pairs, "ELEMENTS_OF_THE_BUFFER", 500)
+    q, k, w_v = (normal(*shape, seed=len(shape)) * size for shape in ((9, 5), (11, 5), (5,)))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()), lambda x: x):
+        additive_pairs.compare_additively(q.requires_grad_(), k, w_v)
+    assert max(kept) <= 11 * 5
+
+
+def test_a_gradient_takes_whole_features_for_each_thread(monkeypatch):
+    """With all pairs at once there would be room for one, and threads would share its rows."""
+    monkeypatch.setattr(additive_pairs, "ELEMENTS_OF_THE_BUFFER", 60)
+    q, k = normal(1, 6, 4), normal(1, 10, 4)
+    assert additive_pairs.Sums(q, k).features == 1
+    assert additive_pairs.Sums(q, k, together=3).features == 3

@@ -41,14 +41,16 @@ def in_blocks(
     of_mask = list(mask.tensors()) if mask is not None else []
     tensors = (q, k, values, *pairs.tensors, *of_mask)
     noted = [(tensor, version_of(tensor)) for tensor in tensors]
-    blocks = list(_blocks(shape, pairs, mask, at_once(ELEMENTS, q.device)))
+    foreign = pairs.unknown or (mask is not None and mask.foreign)
+    follow = wants_gradients(*tensors) or (foreign and torch.is_grad_enabled())
+    elements = at_once(ELEMENTS if follow else pairs.times * ELEMENTS, q.device)
+    blocks = list(_blocks(shape, pairs, mask, elements))
     if dropout is None:
         blocks.reverse()  # causal ones shrink then, and fit into the memory of those before
     runs = [
         _Run(pairs, mask, dropout, need_log, noted, *_visible(block, mask, q)) for block in blocks
     ]
-    foreign = pairs.unknown or (mask is not None and mask.foreign)
-    if not (wants_gradients(*tensors) or (foreign and torch.is_grad_enabled())):
+    if not follow:
         return _written(runs, q, k, values)
     if foreign or dropout is not None:
         return _kept(runs, q, k, values)
