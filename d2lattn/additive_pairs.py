@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from d2lattn.blocks import at_once
-from d2lattn.checks import is_ordinary
+from d2lattn.checks import is_ordinary, wants_gradients
 from d2lattn.derivatives import Gradients, gradients_again
 
 __all__ = [
@@ -41,7 +41,8 @@ def compare_additively(
     if single or not is_ordinary(q, k) or 0 in (*q.shape, *k.shape):
         return compare_by_broadcasting(q, k, w_v)
     if have_exponentials(q, k):
-        return _Additive.apply(q, k, w_v)
+        follow = wants_gradients(q, k, w_v)
+        return (_Additive.apply if follow else scores_by_exponentials)(q, k, w_v)
     parts = q.split(max(1, at_once(ELEMENTS_OF_THE_BUFFER, q.device) // k.numel()), dim=-2)
     return torch.cat([_kept(some, k, w_v) for some in parts], dim=-2)
 
@@ -86,14 +87,16 @@ def scores_by_exponentials(
     """
     scores = w_v.sum().expand(*q.shape[:-1], k.shape[-2]).contiguous()
     sums = Sums(q, k)
-    shares = sums.x * (-2.0 * w_v).view(-1, 1, 1, 1)
-    for some, (n,), of_queries, of_keys in sums.blocks(scores, [shares]):
-        for (x, share), (z,) in zip(of_queries, of_keys, strict=True):
-            if sums.features == 1:
-                some.addcdiv_(share, torch.add(x, z, out=n))
-            else:
-                held = torch.add(x, z, out=n[: len(x)])
-                some += torch.div(share, held, out=held).sum(dim=0, keepdim=True)
+    factors = -2.0 * w_v
+    for some, (n,), of_queries, of_keys in sums.blocks(scores):
+        if sums.features == 1:
+            for (x,), (z,), factor in zip(of_queries, of_keys, factors.tolist(), strict=True):
+                some.addcdiv_(x, torch.add(x, z, out=n), value=factor)
+            continue
+        of_features = factors.view(-1, 1, 1, 1).split(sums.features)
+        for (x,), (z,), several in zip(of_queries, of_keys, of_features, strict=True):
+            held = torch.add(x, z, out=n[: len(x)])
+            some += torch.div(several * x, held, out=held).sum(dim=0, keepdim=True)
     return scores
 
 
@@ -150,9 +153,10 @@ class Sums:
     """
 
     def __init__(self, q: Tensor, k: Tensor, buffers: int = 1, together: int = 1) -> None:
-        x, z = (y.detach().reshape(-1, *y.shape[-2:]).permute(2, 0, 1) for y in (q, k))
+        x, z = (y.detach().reshape(-1, *y.shape[-2:]).mT for y in (q, k))
         x, z = (
-            torch.mul(y, sign, out=y.new_empty(y.shape)).exp_() for y, sign in ((x, -2), (z, 2))
+            torch.mul(y, sign, out=y.new_empty(y.shape)).exp_().transpose(0, 1)
+            for y, sign in ((x, -2), (z, 2))
         )
         self.x, self.z = x.unsqueeze(-1), z.unsqueeze(-2)
         (hidden, batch, num_queries), num_keys = x.shape, k.shape[-2]
