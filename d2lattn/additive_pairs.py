@@ -140,7 +140,7 @@ class Sums:
     Parameters
     ----------
     buffers
-        How many numbers there is room for.
+        For how many numbers of each pair and feature there is room.
     together
         How many features go together at the least, as far as there are so many.
 

@@ -1,7 +1,7 @@
 """Small sizes: dot products under lengths, in as few of PyTorch's calls as there are."""
 
 import math
-from functools import cache
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +10,7 @@ from torch import Tensor
 from d2lattn.checks import is_finite, wants_gradients
 from d2lattn.engine.plain import Average
 
-# Up to so many keys, what each length hides is kept: half a megabyte at most for a number of keys.
+# Up to so many keys what each length hides is kept, for 16 numbers of keys: half a megabyte each.
 KEYS_AT_MOST = 256
 _NOTHING = {
     dtype: torch.zeros((), dtype=dtype, device="cpu") for dtype in (torch.float32, torch.float64)
@@ -72,7 +72,7 @@ def in_few_calls(
     return Average(output, weights, None) if is_finite(output) else None
 
 
-@cache
+@lru_cache(maxsize=16)  # a decoder has another number of keys at each step
 def _veils(num_keys: int, dtype: torch.dtype) -> Float[Tensor, "lengths 1 keys"]:
     """For each length, 0 for the first keys and -inf for the others."""
     hidden = torch.ones(num_keys + 1, num_keys, dtype=torch.bool, device="cpu").triu()
