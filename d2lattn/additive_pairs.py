@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def scores_by_exponentials(
         of_features = factors.view(-1, 1, 1, 1).split(sums.features)
         for (x,), (z,), several in zip(of_queries, of_keys, of_features, strict=True):
             held = torch.add(x, z, out=n[: len(x)])
-            some += torch.div(several * x, held, out=held).sum(dim=0, keepdim=True)
+            some += torch.div(several * x, held, out=held).sum(dim=0)
     return scores
 
 
@@ -149,17 +150,15 @@ class Sums:
     x, z
         e^(-2q), shape ``(hidden, batch, queries, 1)``, and e^(2k), ``(hidden, batch, 1, keys)``.
     features
-        How many go together.
+        How many go together; a single one comes without an axis of its own.
     """
 
     def __init__(self, q: Tensor, k: Tensor, buffers: int = 1, together: int = 1) -> None:
-        x, z = (y.detach().reshape(-1, *y.shape[-2:]).mT for y in (q, k))
-        x, z = (
-            torch.mul(y, sign, out=y.new_empty(y.shape)).exp_().transpose(0, 1)
-            for y, sign in ((x, -2), (z, 2))
-        )
-        self.x, self.z = x.unsqueeze(-1), z.unsqueeze(-2)
-        (hidden, batch, num_queries), num_keys = x.shape, k.shape[-2]
+        x, z = (y.detach().reshape(-1, *y.shape[-2:]) for y in (q, k))
+        (batch, num_queries, hidden), num_keys = x.shape, k.shape[-2]
+        x = torch.mul(x, -2).exp_()
+        z = torch.mul(z.mT, 2, out=z.new_empty(batch, hidden, num_keys)).exp_()  # keys in a row
+        self.x, self.z = x.movedim(-1, 0).unsqueeze(-1), z.transpose(0, 1).unsqueeze(-2)
         room = at_once(ELEMENTS_OF_THE_BUFFER, q.device)
         share = room // together
         self.rows = max(1, min(share // num_keys, num_queries))
@@ -175,18 +174,16 @@ class Sums:
     ) -> Iterator[tuple[Tensor, list[Tensor], Features, Features]]:
         """Some pairs at a time: of a tensor of all pairs; a room in each buffer; and for some
         features after the others x, with what else has as many numbers, and z, with the like."""
-        pairs = pairs.reshape(1, -1, *pairs.shape[-2:])
-        for start in range(0, pairs.shape[1], self.size):
+        pairs = pairs.reshape(-1, *pairs.shape[-2:])
+        alone = self.features == 1
+        cut = torch.unbind if alone else partial(torch.split, split_size_or_sections=self.features)
+        for start in range(0, len(pairs), self.size):
             part = slice(start, start + self.size)
-            keys = [y[:, part].split(self.features) for y in (self.z, *of_keys)]
-            for row in range(0, pairs.shape[2], self.rows):
+            keys = [cut(y[:, part]) for y in (self.z, *of_keys)]
+            for row in range(0, pairs.shape[1], self.rows):
                 at = part, slice(row, row + self.rows)
-                queries = [y[:, *at].split(self.features) for y in (self.x, *of_queries)]
-                sizes = self.features, *pairs[:, *at].shape[1:]
+                queries = [cut(y[:, *at]) for y in (self.x, *of_queries)]
+                some = pairs[at]
+                sizes = some.shape if alone else (self.features, *some.shape)
                 rooms = [buffer[: math.prod(sizes)].view(sizes) for buffer in self.buffers]
-                yield (
-                    pairs[:, *at],
-                    rooms,
-                    list(zip(*queries, strict=True)),
-                    list(zip(*keys, strict=True)),
-                )
+                yield some, rooms, list(zip(*queries, strict=True)), list(zip(*keys, strict=True))
