@@ -16,6 +16,7 @@ from d2lattn.checks import (
     check_sizes,
     check_tokens,
 )
+from d2lattn.engine.probe import pairs_by_trial
 from d2lattn.score import Pairs, Score, apply_linear, is_linear
 
 __all__ = ["AdditiveAttention", "AdditiveScore", "additive_score"]
@@ -133,15 +134,13 @@ class AdditiveScore(Score):
         if is_linear(self.w_v) and self.w_v.bias is None:
             return compare_additively(q, k, self.w_v.weight.squeeze(0).to(q.dtype))
         features = torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3))
-        weight = getattr(self.w_v, "weight", features)
-        if isinstance(weight, Tensor):  # a quantized layer has a method here
-            features = features.to(weight.dtype)
-        return self.w_v(features).squeeze(-1)
+        parameters = (x for x in self.w_v.parameters() if x.is_floating_point())
+        return self.w_v(features.to(next(parameters, features).dtype)).squeeze(-1)
 
     def pairs(self, q: Tensor, k: Tensor) -> Pairs | None:
-        """With the vector of now."""
+        """With the vector of now; after a trial, if it is not one as it was made."""
         if not is_linear(self.w_v) or self.w_v.bias is not None:
-            return None
+            return pairs_by_trial(self, q, k)
         w_v = self.w_v.weight.squeeze(0).to(q.dtype)
         return Pairs(partial(_compare_block, w_v), (w_v,), times=2)
 

@@ -49,8 +49,10 @@ class OnTop(Score):
         """The scores of a block, changed."""
         raise NotImplementedError
 
-    def change_of_now(self, device: torch.device) -> tuple[Change, tuple[Tensor, ...], bool] | None:
-        """The same with the tensors of this moment; those; whether there may be others."""
+    def change_of_now(self, last: Tensor) -> tuple[Change, tuple[Tensor, ...], bool] | None:
+        """The same with the tensors of this moment; those; whether there may be others. The
+        position of the ``last`` query and key, shape ``(1, 1)``, is there to try it on; None if
+        only all at once will do."""
         return self.change, (), False
 
     def placed(self, block: Block) -> Score:
@@ -96,7 +98,8 @@ class OnTop(Score):
         """Those of the score below, changed."""
         if not isinstance(self.score, Score) or not knows(self, "change_of_now", of="change"):
             return None
-        below, found = pairs_of(self.score, q, k), self.change_of_now(q.device)
+        last = torch.full((1, 1), k.shape[-2] - 1, device=q.device)
+        below, found = pairs_of(self.score, q, k), self.change_of_now(last)
         if below is None or found is None:
             return None
         change, tensors, unknown = found
@@ -180,16 +183,16 @@ class Biased(OnTop):
         """The bias of the block added."""
         return _add(self.bias, scores, block)
 
-    def change_of_now(self, device: torch.device) -> tuple[Change, tuple[Tensor, ...], bool] | None:
+    def change_of_now(self, last: Tensor) -> tuple[Change, tuple[Tensor, ...], bool] | None:
         """With the tensor, or the module's tensors, of this moment."""
         bias = self.bias
         if isinstance(bias, Tensor):
             return partial(_add, bias), (bias,), False
-        if not isinstance(bias, nn.Module):
-            return partial(_add, bias), (), True
-        position = torch.zeros(1, 1, dtype=torch.long, device=device)
-        if is_hooked_inside(bias) or tried([partial(bias, position, position)], bias) is None:
+        module = bias if isinstance(bias, nn.Module) else nn.Module()
+        if is_hooked_inside(module) or tried([partial(bias, last, last)], module) is None:
             return None
+        if module is not bias:
+            return partial(_add, bias), (), True
         named = tensors_of(bias)
         call = lambda i, j: functional_call(bias, named, (i, j))  # noqa: E731
         return partial(_add, call), tuple(named.values()), True
@@ -275,9 +278,15 @@ class SoftCapped(OnTop):
 
     def change(self, scores: Float[Tensor, "*batch rows columns"], block: Block) -> Tensor:
         """Bent towards the cap."""
-        return self.cap * (scores / self.cap).tanh()
+        return _capped(self.cap, scores, block)
 
-    def change_of_now(self, device: torch.device) -> tuple[Change, tuple[Tensor, ...], bool]:
+    def change_of_now(self, last: Tensor) -> tuple[Change, tuple[Tensor, ...], bool]:
         """With the cap of this moment."""
-        cap = self.cap
-        return lambda scores, _: cap * (scores / cap).tanh(), (), False
+        tensors = (self.cap,) if isinstance(self.cap, Tensor) else ()
+        return partial(_capped, self.cap), tensors, False
+
+
+def _capped(cap: float | Tensor, scores: Tensor, block: Block) -> Tensor:
+    if isinstance(cap, Tensor):  # a learned one was put in its place, of each head for instance
+        cap = block.cut(cap)
+    return cap * (scores / cap).tanh()

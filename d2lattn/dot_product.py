@@ -130,7 +130,7 @@ class DotProductScore(Score):
 
     def shows_tokens(self) -> bool:
         """It does."""
-        return type(self) is DotProductScore
+        return is_untouched(self, DotProductScore)
 
 
 def bilinear_score(
@@ -237,9 +237,9 @@ class BilinearScore(Score):
     ]:
         """s W q; the key as it is."""
         q = apply_linear("queries", queries, self.W) * self.scale
-        if keys.shape[-1] != self.W.out_features:
+        if keys.shape[-1] != q.shape[-1]:
             raise ValueError(
-                f"keys must have the {self.W.out_features} features "
+                f"keys must have the {q.shape[-1]} features "
                 f"that the layer was made for; got {keys.shape[-1]}"
             )
         return q, keys
@@ -262,7 +262,7 @@ class BilinearScore(Score):
 
     def shows_tokens(self) -> bool:
         """It does, and projecting twice is not noticed."""
-        return type(self) is BilinearScore and is_linear(self.W)
+        return is_untouched(self, BilinearScore) and is_linear(self.W)
 
 
 class DotProductAttention(Attention):

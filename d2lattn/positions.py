@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from d2lattn.blocks import Block
 from d2lattn.checks import at_least_float32, check_number, check_sizes
 from d2lattn.dot_product import DotProductScore
+from d2lattn.score import is_untouched
 
 __all__ = ["RelativeBias", "RotaryScore", "alibi_slopes"]
 
@@ -103,7 +104,7 @@ class RotaryScore(DotProductScore):
 
     def shows_tokens(self) -> bool:
         """It does."""
-        return type(self) is RotaryScore
+        return is_untouched(self, RotaryScore)
 
 
 def alibi_slopes(num_heads: int) -> Float[Tensor, "{num_heads} 1 1"]:

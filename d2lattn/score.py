@@ -1,7 +1,7 @@
 """A scoring function in two halves, and what an engine may ask of one."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -68,6 +68,12 @@ class Score(nn.Module):
     tensor([[0.6000, 1.6000]])
     """
 
+    _as_made: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._as_made = dict(vars(cls))
+
     def project(
         self,
         queries: Float[Tensor, "*batch queries query_features"],
@@ -104,7 +110,9 @@ class Score(nn.Module):
 
     def in_halves(self) -> bool:
         """Whether calling it is calling its two halves, and nobody listens."""
-        return type(self).forward is Score.forward and not is_hooked(self)
+        kind = type(self)
+        plainly = kind.forward is Score.forward and kind.__call__ is nn.Module.__call__
+        return plainly and not is_hooked(self)
 
     def placed(self, block: Block) -> "Score":
         """The same score, for only those queries and keys of all that stand in a block. A score
@@ -143,7 +151,16 @@ def knows(score: Score, shortcut: str, of: str = "compare") -> bool:
     method, known = (
         next(i for i, kind in enumerate(order) if name in vars(kind)) for name in (of, shortcut)
     )
-    return known <= method and of not in vars(score)
+    return known <= method and of not in vars(score) and _is_as_made(order[method], of)
+
+
+def _is_as_made(kind: type, *names: str) -> bool:
+    """Whether nobody has put other methods into a class after it was made."""
+    made = vars(kind).get("_as_made", {})
+    for name in names:  # noqa: SIM110 - `all` takes longer than what it asks here
+        if made.get(name) is not vars(kind).get(name):
+            return False
+    return True
 
 
 def all_scores(score: ScoreFunction, queries: Tensor, keys: Tensor) -> Tensor:
@@ -168,7 +185,12 @@ def is_hooked(module: nn.Module) -> bool:
 
 def is_untouched(score: Score, kind: type[Score]) -> bool:
     """Whether it is of this very class, as it was made, and nobody listens."""
-    return type(score) is kind and vars(score).keys().isdisjoint(_HALVES) and not is_hooked(score)
+    return (
+        type(score) is kind
+        and _is_as_made(kind, *_HALVES)
+        and vars(score).keys().isdisjoint(_HALVES)
+        and not is_hooked(score)
+    )
 
 
 def is_hooked_inside(module: nn.Module) -> bool:
@@ -197,14 +219,14 @@ def apply_linear(
     name: str, tokens: Float[Tensor, "*batch tokens features"], layer: nn.Module
 ) -> Float[Tensor, "*batch tokens hidden"]:
     """The layer's output, after a check that names the argument if the tokens do not fit it."""
-    features = getattr(layer, "in_features", tokens.shape[-1])
-    if tokens.shape[-1] != features:
+    features = getattr(layer, "in_features", 0)
+    if features and tokens.shape[-1] != features:  # 0 in a lazy layer
         raise ValueError(
             f"{name} must have the {features} features that the layer was made for; "
             f"got {tokens.shape[-1]}"
         )
-    weight = getattr(layer, "weight", None)
-    if isinstance(weight, Tensor):  # a quantized layer has a method here
+    weight = layer._parameters.get("weight")
+    if weight is not None:  # it may be something else, or be made anew each time that it is read
         if tokens.dtype != weight.dtype and not is_autocast(tokens.device):
             raise TypeError(
                 f"{name} must have the dtype of the layer, {weight.dtype}; got {tokens.dtype}"

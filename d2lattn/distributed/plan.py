@@ -141,8 +141,8 @@ class Plan:
         finally:
             state.restore()
         known = {id(x) for x in (*named, *leaves)}
-        others = {id(x): x for x, _ in witness.seen if x.requires_grad and id(x) not in known}
-        return list(others.values())
+        seen = (x for x, _ in witness.seen.values())
+        return [x for x in seen if x.requires_grad and id(x) not in known]
 
     def blocks(self) -> list[Stretches]:
         """The stretches of keys that go round together: the first parts of all processes, then

@@ -47,6 +47,8 @@ def at_a_glance(
     tensors = (queries, keys, values) if valid_lens is None else (queries, keys, values, valid_lens)
     if mask is not None or not is_ordinary(*tensors) or is_autocast(queries.device):
         return None
+    if hasattr(type(attention), "score") or hasattr(type(attention), "dropout"):
+        return None
     inner = attention._modules  # where an attribute is found that is a module, but sooner
     score, dropout = inner.get("score"), inner.get("dropout")
     scale = score.plain_factor(queries, keys) if isinstance(score, Score) else None
@@ -89,7 +91,8 @@ def attend(
     if mask is not None and (mixes or not (ordinary and is_finite(*tokens))):
         tokens = _without_padding(*tokens, mask)
     q, k, v = _projected(score, *tokens)
-    if large and _may_stream(dropout):
+    as_given = q.shape[:-1] == queries.shape[:-1] and k.shape[:-1] == keys.shape[:-1]
+    if large and as_given and _may_stream(dropout):
         with without_autocast(q):
             streamed = _without_weights(score, q, k, v, mask, active, need_log)
         if streamed is not None:

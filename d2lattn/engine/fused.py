@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
+from d2lattn.blocks import EVERY, Block
 from d2lattn.checks import is_finite, is_ordinary, product, wants_gradients
 from d2lattn.derivatives import Gradients, gradients_again
 from d2lattn.engine.in_blocks import Result, in_blocks
@@ -45,8 +47,14 @@ AVAILABLE = _has_arguments(
 
 def dot_products(scale: float) -> Pairs:
     """Pairs that are scored by a scaled dot product."""
-    tensors = (scale,) if isinstance(scale, Tensor) else ()
-    return Pairs(lambda q, k, block: product(q * scale, k.mT), tensors)
+    if isinstance(scale, Tensor):  # a learned one was put in its place, of each head for instance
+        return Pairs(partial(_scaled, scale), (scale,))
+    return Pairs(lambda q, k, block: product(q * scale, k.mT))
+
+
+def _scaled(scale: Tensor, q: Tensor, k: Tensor, block: Block) -> Tensor:
+    of_queries = block._replace(columns=EVERY)  # it may have a number for each feature
+    return product(q * of_queries.cut(scale), k.mT)
 
 
 def fused(

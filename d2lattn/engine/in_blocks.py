@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.weak import WeakIdKeyDictionary
 
 from d2lattn.blocks import Block, at_once, blocks_of_rows
 from d2lattn.checks import is_finite, is_ordinary, wants_gradients
 from d2lattn.derivatives import Gradients, gradients, gradients_again
 from d2lattn.engine.plain import FEW_PASSES, average, isolated
-from d2lattn.engine.probe import ChangedError, RandomState, Seen, Witness, version_of
+from d2lattn.engine.probe import ChangedError, RandomState, Witness, version_of
 from d2lattn.restrictions import Restriction
 from d2lattn.score import Pairs, without_autocast
 
@@ -42,13 +43,17 @@ def in_blocks(
     tensors = (q, k, values, *pairs.tensors, *of_mask)
     noted = [(tensor, version_of(tensor)) for tensor in tensors]
     foreign = pairs.unknown or (mask is not None and mask.foreign)
-    follow = wants_gradients(*tensors) or (foreign and torch.is_grad_enabled())
+    follow = wants_gradients(*tensors) or (
+        foreign and torch.is_grad_enabled() and not any(x.is_inference() for x in tensors)
+    )  # tensors of inference mode cannot be saved: what is found of others is kept as it is
     elements = at_once(ELEMENTS if follow else pairs.times * ELEMENTS, q.device)
     blocks = list(_blocks(shape, pairs, mask, elements))
     if dropout is None:
         blocks.reverse()  # causal ones shrink then, and fit into the memory of those before
+    made = WeakIdKeyDictionary()
     runs = [
-        _Run(pairs, mask, dropout, need_log, noted, *_visible(block, mask, q)) for block in blocks
+        _Run(pairs, mask, dropout, need_log, noted, made, *_visible(block, mask, q))
+        for block in blocks
     ]
     if not follow:
         return _written(runs, q, k, values)
@@ -211,12 +216,13 @@ class _Run:
     mask: Restriction | None
     dropout: Callable[[Tensor], Tensor] | None
     need_log: bool
-    noted: Seen
+    noted: list[tuple[Tensor, int]]
+    made: WeakIdKeyDictionary  # by passes over any block
     block: Block
     full: bool
     differentiated: bool = False  # though autograd does not follow the first pass
     way: str | None = None  # that the first pass took, and
-    seen: Seen | None = None  # the tensors from elsewhere that it used
+    witness: Witness | None = None  # of the first pass
 
     def first(self, run: Callable[..., Any], q: Tensor, k: Tensor, values: Tensor) -> Any:
         """The first pass, by ``run``; begun again if it takes another way than it began."""
@@ -247,14 +253,14 @@ class _Run:
         if k.shape[-2] == 0:
             return self._nothing(q, k, values)
         foreign = self.pairs.unknown or (self.mask is not None and self.mask.foreign)
-        watch = Witness(q, k, expected=self.seen) if foreign else None
+        watch = Witness(q, k, expected=self.witness, made=self.made) if foreign else None
         with without_autocast(q), watch or nullcontext():
             hidden = None
             if self.mask is not None and not self.full:
                 hidden = self.mask.hidden(block, q.device)
             scores = self.pairs.compare(q, k, block)
-        if watch is not None and self.seen is None:
-            self.seen = watch.seen
+        if self.witness is None:
+            self.witness = watch
         again = None
         if hidden is not None:
             again = partial(isolated, self.pairs.compare, q, k, hidden, block)

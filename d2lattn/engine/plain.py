@@ -149,15 +149,15 @@ def _with_care(
     """Right whatever there is."""
     if hidden is not None:
         values = values.masked_fill(hidden.all(dim=-2).unsqueeze(-1), 0.0)
+    all_finite = ordinary and is_finite(values)
+    if ordinary and not all_finite:  # a score of -inf hides as well
+        infinite = scores == -math.inf
+        hidden = infinite if hidden is None else hidden | infinite
     weights = softmax(scores, hidden)
     used = weights if dropout is None else dropout(weights)
     output = product(used, values)
-    if (ordinary and is_finite(values)) or (hidden is None and not ordinary):
+    if all_finite or hidden is None:
         return output, used
-    if ordinary:  # a score of -inf hides as well
-        infinite = scores == -math.inf
-        hidden = infinite if hidden is None else hidden | infinite
-    assert hidden is not None
     if hidden.shape[-2] == 1 and hidden.shape[-2] != scores.shape[-2]:
         return output, used
     # A value that is not finite reaches those who see it, and nobody else.

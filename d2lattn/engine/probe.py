@@ -16,8 +16,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 from d2lattn.blocks import Block, parts_of_batch
 from d2lattn.score import Pairs, Score, is_hooked_inside, knows
 
-Seen = list[tuple[Tensor, int]]
-
 
 class ChangedError(RuntimeError):
     """What the scores depend on is not what it was."""
@@ -32,24 +30,45 @@ class ChangedError(RuntimeError):
 class Witness(TorchFunctionMode):
     """Notes every tensor from outside that is used within, with its version.
 
-    Given what an earlier pass noted, it raises :class:`ChangedError` as soon as it was another one.
-    ``own`` tensors are those of this pass alone.
+    Given an earlier pass, it raises :class:`ChangedError` as soon as a tensor is used that was
+    changed since, or that this pass did not use. What a pass made and somebody kept may be used by
+    another, a table of positions for instance, and so may another tensor of the same numbers.
+
+    Parameters
+    ----------
+    own
+        Tensors of this pass alone.
+    expected
+        The earlier pass.
+    made
+        What passes of the same call made, with the version that they left it at.
     """
 
-    def __init__(self, *own: Tensor, expected: Seen | None = None) -> None:
+    def __init__(
+        self,
+        *own: Tensor,
+        expected: Witness | None = None,
+        made: WeakIdKeyDictionary | None = None,
+    ) -> None:
         super().__init__()
-        self.seen: Seen = []
+        self.seen: dict[int, tuple[Tensor, int]] = {}  # by identity, in order
         self.sizes: list[int] = []  # of the tensors that were made
         self._expected = expected
-        self._made = WeakIdKeyDictionary()
+        self._made_before = WeakIdKeyDictionary() if made is None else made
+        self._own, self._made = WeakIdKeyDictionary(), WeakIdKeyDictionary()
         for tensor in own:
-            self._made[tensor] = True
+            self._own[tensor] = True
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for tensor in self._made:
+            self._made_before[tensor] = version_of(tensor)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Iterable[Any] = (), kwargs: Any = None
     ) -> Any:
         for tensor in _tensors((args, kwargs)):
-            if tensor not in self._made:
+            if tensor not in self._made and tensor not in self._own:
                 self._note(tensor)
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
@@ -58,17 +77,35 @@ class Witness(TorchFunctionMode):
         return result
 
     def _note(self, tensor: Tensor) -> None:
-        number = len(self.seen)
-        self.seen.append((tensor, version_of(tensor)))
-        if self._expected is not None:
-            known = self._expected[number] if number < len(self._expected) else None
-            if known is None or known[0] is not tensor or known[1] != version_of(tensor):
-                raise ChangedError
+        if id(tensor) in self.seen:
+            return
+        version = version_of(tensor)
+        self.seen[id(tensor)] = tensor, version
+        if self._expected is None:
+            return
+        before = self._expected.seen
+        if id(tensor) in before:
+            is_known = before[id(tensor)][1] == version
+        else:  # some constructors are no functions to PyTorch, `torch.from_numpy` for instance
+            is_known = self._made_before.get(tensor) == version or any(
+                version_of(x) == then and _are_equal(x, tensor) for x, then in before.values()
+            )
+        if not is_known:
+            raise ChangedError
 
     @property
     def changed(self) -> bool:
         """Whether one of them has another version now."""
-        return any(version_of(tensor) != version for tensor, version in self.seen)
+        return any(version_of(tensor) != version for tensor, version in self.seen.values())
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same numbers, and no more to autograd."""
+    return (
+        not (one.requires_grad or other.requires_grad)
+        and (one.dtype, one.device) == (other.dtype, other.device)
+        and torch.equal(one, other)
+    )
 
 
 def version_of(tensor: Tensor) -> int:
@@ -126,11 +163,13 @@ def pairs_of(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
         return None
     if knows(score, "pairs") and type(score).pairs is not Score.pairs:
         return score.pairs(q, k)
-    return None if is_hooked_inside(score) else _tried(score, q, k)
+    return pairs_by_trial(score, q, k)
 
 
-def _tried(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
+def pairs_by_trial(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
     """After a look at a few pairs: are they scored on their own, and does nothing else happen?"""
+    if is_hooked_inside(score):
+        return None
     call = _Comparison(score)
     named = tensors_of(call)
 
@@ -168,7 +207,7 @@ def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[
     device = next((x.device for run in runs for x in run.args if isinstance(x, Tensor)), None)
     state = RandomState(device or torch.device("cpu"))
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    used: Seen | None = None
+    used: Witness | None = None
     found, sizes = [], []
     for run in runs:
         own = [x for x in run.args if isinstance(x, Tensor)]
@@ -177,7 +216,7 @@ def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[
                 found.append(run())
             except ChangedError:
                 return None
-        used = witness.seen
+        used = witness
         sizes.append(witness.sizes)
         if witness.changed or state.was_drawn_from():
             state.restore()

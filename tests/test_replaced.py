@@ -1,0 +1,435 @@
+"""The same function where users put parts of their own in place: layers, factors, biases that keep
+tables, methods. Each against the formula written out, below and above what is made at once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+from d2lattn import (
+    AdditiveAttention,
+    AdditiveScore,
+    Attention,
+    Biased,
+    BilinearScore,
+    DotProductAttention,
+    DotProductScore,
+    KernelScore,
+    Mask,
+    MultiHeadAttention,
+    RelativeBias,
+    SoftCapped,
+)
+from d2lattn.measure import peak_bytes
+from tests.helpers import normal
+
+D = 8
+SIZES = [6, 300]
+everywhere = pytest.mark.parametrize("need_weights", [True, False])
+at_every_size = pytest.mark.parametrize("size", SIZES)
+
+
+def tokens(size: int, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(normal(batch, size, D, seed=i, requires_grad=True) for i in range(3))  # type: ignore[return-value]
+
+
+def positions(size: int) -> tuple[Tensor, Tensor]:
+    return torch.arange(size)[:, None], torch.arange(size)[None]
+
+
+def check(
+    attention: nn.Module,
+    scores_of: Callable[[Tensor, Tensor], Tensor],
+    size: int,
+    need_weights: bool,
+    *others: Tensor,
+    **options: Any,
+) -> None:
+    """Output and gradients against those of scores that are written out."""
+    q, k, v = tokens(size)
+    found = attention.double()(q, k, v, need_weights=need_weights, **options).output
+    expected = scores_of(q, k).softmax(dim=-1) @ v
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    wanted = [q, k, v, *others]
+    d_found = normal(*found.shape, seed=7)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, wanted, d_found),
+        torch.autograd.grad(expected, wanted, d_found),
+        rtol=1e-5,
+        atol=1e-7,
+    )
+
+
+def dot(q: Tensor, k: Tensor) -> Tensor:
+    return q @ k.mT / D**0.5
+
+
+# --- biases that are learned, made or kept ---
+
+
+@at_every_size
+@everywhere
+def test_a_learned_bias_on_additive_scores(size, need_weights):
+    score: Any = Biased(AdditiveScore(D, D, 5), RelativeBias(3)).double()
+    i, j = positions(size)
+    below, table = score.score, score.bias.weight
+
+    def scores_of(q, k):
+        features = torch.tanh(below.W_q(q).unsqueeze(2) + below.W_k(k).unsqueeze(1))
+        return below.w_v(features).squeeze(-1) + table[(j - i).clamp(-3, 3) + 3]
+
+    check(Attention(score), scores_of, size, need_weights, table, *below.parameters())
+
+
+@at_every_size
+@everywhere
+def test_a_function_that_looks_a_learned_bias_up_on_additive_scores(size, need_weights):
+    table = normal(2 * size - 1, requires_grad=True)
+    below = AdditiveScore(D, D, 5).double()
+    score: Any = Biased(SoftCapped(below, 3.0), lambda i, j: table[j - i + size - 1])
+    i, j = positions(size)
+
+    def scores_of(q, k):
+        features = torch.tanh(below.W_q(q).unsqueeze(2) + below.W_k(k).unsqueeze(1))
+        return 3 * (below.w_v(features).squeeze(-1) / 3).tanh() + table[j - i + size - 1]
+
+    check(Attention(score), scores_of, size, need_weights, table, *below.parameters())
+
+
+class Growing(nn.Module):
+    """Keeps a table of distances, as long as was ever asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.zeros(0)
+
+    def forward(self, i: Tensor, j: Tensor) -> Tensor:
+        distance = (i - j).abs()
+        if len(self.table) <= int(distance.max()):
+            self.table = -0.1 * torch.arange(int(distance.max()) + 1)
+        return self.table[distance]
+
+
+@functools.cache
+def kept_slope() -> Tensor:
+    return torch.tensor(-0.1)
+
+
+SLOPES: dict[str, Callable[[], Any]] = {
+    "kept by a function": lambda: lambda i, j: kept_slope() * (i - j).abs(),
+    "of another constructor": lambda: lambda i, j: torch.Tensor([-0.1]) * (i - j).abs(),
+    "of numpy": lambda: lambda i, j: torch.from_numpy(np.array([-0.1], np.float32)) * (i - j).abs(),
+    "kept by a module": Growing,
+}
+
+
+@pytest.mark.parametrize("name", SLOPES)
+@at_every_size
+@everywhere
+def test_a_bias_may_keep_a_table_or_make_one_anew(name, size, need_weights):
+    kept_slope.cache_clear()
+    i, j = positions(size)
+    score: Any = Biased(DotProductScore(), SLOPES[name]())
+    check(Attention(score), lambda q, k: dot(q, k) - 0.1 * (i - j).abs(), size, need_weights)
+
+
+@at_every_size
+@everywhere
+def test_a_predicate_may_make_its_booleans_anew(size, need_weights):
+    lower = np.tril(np.ones((size, size), bool))
+    mask = Mask.where(lambda i, j: torch.from_numpy(lower)[i, j])
+    i, j = positions(size)
+    check(
+        DotProductAttention(),
+        lambda q, k: dot(q, k).masked_fill(j > i, -torch.inf),
+        size,
+        need_weights,
+        mask=mask,
+    )
+
+
+def test_what_a_function_keeps_must_not_change_before_the_gradient():
+    kept_slope.cache_clear()
+    q, k, v = tokens(300)
+    attention: Any = Attention(Biased(DotProductScore(), SLOPES["kept by a function"]()))
+    found = attention(q, k, v, need_weights=False).output
+    kept_slope().mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.sum().backward()
+
+
+@at_every_size
+def test_a_function_that_drops_at_random_drops_the_same_whatever_is_asked_for(size):
+    table = normal(2 * size - 1, requires_grad=True)
+    attention: Any = Attention(
+        Biased(DotProductScore(), lambda i, j: F.dropout(table[j - i + size - 1], 0.5))
+    )
+    q, k, v = tokens(size)
+    made = []
+    for need_weights in (True, False):
+        torch.manual_seed(3)
+        output = attention(q, k, v, need_weights=need_weights).output
+        made.append((output, *torch.autograd.grad(output.sum(), [q, table])))
+    torch.testing.assert_close(made[0], made[1])
+
+
+# --- numbers that became parameters ---
+
+
+@pytest.mark.parametrize("shape", [(), (2, 1, 1)])
+@at_every_size
+@everywhere
+def test_a_cap_may_be_learned(shape, size, need_weights):
+    attention: Any = Attention(SoftCapped(DotProductScore(scale=1.0), 2.0))
+    attention.score.cap = cap = nn.Parameter(normal(*shape).exp())
+    check(attention, lambda q, k: cap * (q @ k.mT / cap).tanh(), size, need_weights, cap)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 1, 1), (D,)])
+@at_every_size
+@everywhere
+def test_a_scale_may_be_learned(shape, size, need_weights, monkeypatch):
+    monkeypatch.setattr("d2lattn.engine.in_blocks.ELEMENTS", 2**14)  # several blocks
+    attention: Any = DotProductAttention()
+    attention.score.scale = scale = nn.Parameter(normal(*shape).exp())
+    check(attention, lambda q, k: (q * scale) @ k.mT, size, need_weights, scale)
+
+
+def test_a_scale_of_each_head_may_be_learned(monkeypatch):
+    monkeypatch.setattr("d2lattn.engine.in_blocks.ELEMENTS", 2**14)
+    attention: Any = MultiHeadAttention(D, 2).double()
+    attention.score.scale = nn.Parameter(torch.tensor([1.0, 5.0]).reshape(2, 1, 1).double())
+    q, k, v = tokens(300)
+    weighed, streamed = (attention(q, k, v, need_weights=x).output for x in (True, False))
+    torch.testing.assert_close(streamed, weighed)
+
+
+# --- layers ---
+
+
+def additive_scores(score: Any, q: Tensor, k: Tensor) -> Tensor:
+    return score.w_v(torch.tanh(score.W_q(q).unsqueeze(2) + score.W_k(k).unsqueeze(1))).squeeze(-1)
+
+
+@pytest.mark.parametrize("layer", ["W_q", "W_k", "w_v"])
+@at_every_size
+@everywhere
+def test_a_pruned_layer_may_change_its_dtype(layer, size, need_weights):
+    attention: Any = AdditiveAttention(D, D, 4)
+    prune.l1_unstructured(getattr(attention.score, layer), "weight", 0.5)
+    attention.double()
+    check(attention, lambda q, k: additive_scores(attention.score, q, k), size, need_weights)
+
+
+def test_pruned_layers_of_heads_may_change_their_dtype():
+    attention: Any = MultiHeadAttention(D, 2)
+    for layer in (attention.W_q, attention.W_k, attention.W_v, attention.W_o):
+        prune.l1_unstructured(layer, "weight", 0.5)
+    assert attention.double()(*tokens(6)).output.dtype == torch.float64
+
+
+class Counting(nn.Module):
+    """A parametrization that counts how often the weight is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.times += 1
+        return 2 * weight
+
+
+@pytest.mark.parametrize("layer", ["W_q", "W_k", "w_v"])
+@at_every_size
+def test_a_parametrized_weight_is_made_once_for_a_call(layer, size):
+    attention: Any = AdditiveAttention(D, D, 4).double()
+    counting = Counting()
+    parametrize.register_parametrization(getattr(attention.score, layer), "weight", counting)
+    counting.times = 0
+    attention(*tokens(size))
+    assert counting.times == 1
+
+
+def test_spectral_norm_goes_one_step_in_a_call():
+    attention: Any = AdditiveAttention(D, D, 4)
+    twin: Any = nn.Linear(D, 4, bias=False)
+    twin.weight = nn.Parameter(attention.score.W_q.weight.detach().clone())
+    torch.manual_seed(0)
+    parametrizations.spectral_norm(attention.score.W_q)
+    torch.manual_seed(0)
+    parametrizations.spectral_norm(twin)
+    attention(*(x.float() for x in tokens(6)))
+    twin(torch.zeros(1, D))
+    step, expected = (layer.parametrizations.weight[0]._u for layer in (attention.score.W_q, twin))
+    torch.testing.assert_close(step, expected)
+
+
+class OfBytes(nn.Module):
+    """A linear layer that keeps its weight as integers and a factor."""
+
+    weight: Tensor
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.scale = float(layer.weight.detach().abs().max()) / 127
+        weight = (layer.weight.detach() / self.scale).round().to(torch.int8)
+        self.register_buffer("weight", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype)) * self.scale
+
+
+@pytest.mark.parametrize("layer", ["W_q", "w_v"])
+@at_every_size
+@everywhere
+def test_a_layer_may_keep_its_weight_as_integers(layer, size, need_weights):
+    attention: Any = AdditiveAttention(D, D, 4)
+    setattr(attention.score, layer, OfBytes(getattr(attention.score, layer)))
+    check(attention, lambda q, k: additive_scores(attention.score, q, k), size, need_weights)
+
+
+@pytest.mark.parametrize("make", ["bias", "weight norm", "network"])
+@at_every_size
+@everywhere
+def test_the_last_layer_of_additive_scores_may_be_another(make, size, need_weights):
+    attention: Any = AdditiveAttention(D, D, 4)
+    if make == "bias":
+        attention.score.w_v = nn.Linear(4, 1)
+    elif make == "weight norm":
+        parametrizations.weight_norm(attention.score.w_v)
+    else:
+        attention.score.w_v = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+    of_layer = list(attention.double().score.w_v.parameters())
+    check(
+        attention, lambda q, k: additive_scores(attention.score, q, k), size, need_weights,
+        *(of_layer[:1] if make == "bias" else of_layer[:2]),
+    )  # fmt: skip
+
+
+def test_additive_scores_with_a_parametrized_layer_are_not_held_for_all_pairs():
+    attention: Any = AdditiveAttention(D, D, 32)
+    parametrizations.weight_norm(attention.score.w_v)
+    q = torch.randn(1, 1000, D)
+    held = peak_bytes(lambda: attention(q, q, q, need_weights=False).output.sum().backward())
+    assert held < 4 * 1000 * 1000 * 32 / 4
+
+
+@at_every_size
+@everywhere
+def test_the_layer_of_a_bilinear_score_may_be_another(size, need_weights):
+    score: Any = BilinearScore(D, D)
+    score.W = nn.Sequential(nn.Linear(D, D), nn.Tanh())
+    weight = score.double().W[0].weight
+    check(Attention(score), lambda q, k: score.W(q) @ k.mT, size, need_weights, weight)
+
+
+def test_a_lazy_layer_is_settled_by_its_first_call():
+    attention: Any = AdditiveAttention(D, D, 4)
+    attention.score.W_q = nn.LazyLinear(4, bias=False)
+    attention(*(x.float() for x in tokens(6)))
+    assert attention.score.W_q.weight.shape == (4, D)
+
+
+# --- methods ---
+
+
+class OfOneElement(DotProductScore):
+    """Takes the keys of the first element of the batch for all."""
+
+    def project(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return queries, keys[:1]
+
+
+@at_every_size
+@everywhere
+def test_projected_keys_may_be_shared_by_the_batch(size, need_weights):
+    check(Attention(OfOneElement()), lambda q, k: dot(q, k[:1]), size, need_weights)
+
+
+@at_every_size
+@everywhere
+def test_a_method_that_is_put_into_the_class_counts(size, need_weights):
+    with mock.patch.object(DotProductScore, "compare", lambda self, q, k: -3 * (q @ k.mT)):
+        check(DotProductAttention(), lambda q, k: -3 * (q @ k.mT), size, need_weights)
+
+
+@at_every_size
+@everywhere
+def test_calling_it_in_another_way_counts(size, need_weights):
+    class Doubled(DotProductScore):
+        def __call__(self, q: Tensor, k: Tensor) -> Tensor:
+            return 2 * super().__call__(q, k)
+
+    check(Attention(Doubled()), lambda q, k: 2 * dot(q, k), size, need_weights)
+
+
+@everywhere
+def test_a_score_that_is_a_property_counts(need_weights):
+    class Learner(DotProductAttention):
+        score: Any = property(
+            lambda self: SoftCapped(DotProductScore(), 1.0), lambda self, value: None
+        )
+
+    check(Learner(), lambda q, k: dot(q, k).tanh(), 6, need_weights)
+
+
+def test_scores_that_somebody_keeps_stay_as_they_were():
+    attention: Any = DotProductAttention()
+    compare, kept = attention.score.compare, []
+
+    def keeping(q: Tensor, k: Tensor) -> Tensor:
+        kept.append(compare(q, k))
+        return kept[-1]
+
+    attention.score.compare = keeping
+    q, k, v = tokens(6)
+    attention(q, k, v, torch.tensor([2, 3]))
+    torch.testing.assert_close(kept[-1], dot(q, k))
+
+
+# --- what is hidden by a score, and tokens of inference mode ---
+
+
+@at_every_size
+@everywhere
+def test_a_value_that_a_score_of_minus_infinity_hides_does_not_reach_the_gradient(
+    size, need_weights
+):
+    q, k, v = tokens(size)
+    with torch.no_grad():
+        k[:, -1], v[:, -1] = 1e3, torch.nan
+    attention: Any = Attention(KernelScore("epanechnikov", bandwidth=50.0)).double()
+    found = attention(q, k, v, need_weights=need_weights).output
+    expected = attention(q, k[:, :-1], v[:, :-1]).output
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.sum(), q), torch.autograd.grad(expected.sum(), q)
+    )
+
+
+@pytest.mark.parametrize("name", [*SLOPES, "where"])
+@everywhere
+def test_tokens_of_inference_mode_need_no_mode_afterwards(name, need_weights):
+    with torch.inference_mode():
+        q, k, v = (x.detach().clone() for x in tokens(300))
+    i, j = positions(300)
+    attention: Any
+    if name == "where":
+        attention, mask = DotProductAttention(), Mask.where(lambda i, j: j <= i)
+        scores = dot(q, k).masked_fill(j > i, -torch.inf)
+    else:
+        attention, mask = Attention(Biased(DotProductScore(), SLOPES[name]())), None
+        scores = dot(q, k) - 0.1 * (i - j).abs()
+    found = attention(q, k, v, mask=mask, need_weights=need_weights).output
+    torch.testing.assert_close(found, scores.softmax(dim=-1) @ v, rtol=1e-6, atol=1e-8)
