@@ -129,7 +129,8 @@ class Biased(OnTop):
         A floating tensor that broadcasts to ``(*batch, queries, keys)``; or a function or module
         of positions ``i``, shape ``(queries, 1)``, and ``j``, shape ``(1, keys)``, that returns
         one. The last query stands at the last key: ``i`` counts from ``keys - queries``. A
-        function is asked for some queries and keys at a time.
+        function is asked for some queries and keys at a time, and again for the gradient: what it
+        looks up must not change before.
 
     Raises
     ------

@@ -91,7 +91,8 @@ class Mask:
     @staticmethod
     def where(predicate: Callable[[Tensor, Tensor], Tensor]) -> "Mask":
         """Where a function of the positions of queries, shape ``(rows, 1)``, and keys, shape
-        ``(1, columns)``, is true. It is asked for any rows and columns, more than once."""
+        ``(1, columns)``, is true. It is asked for any rows and columns, more than once, and again
+        for the gradient: what it looks up must not change before."""
         if not callable(predicate):
             raise TypeError(f"predicate must be a function of positions (i, j); got {predicate!r}")
         try:
@@ -124,7 +125,9 @@ class Mask:
     def __or__(self, other: "Mask") -> "Mask":
         if not isinstance(other, Mask):
             return NotImplemented
-        return ~(~self & ~other)  # De Morgan: one kind of joint is enough
+        # De Morgan: one kind of joint is enough. By name, as `torch.compile` knows no `~` of ours.
+        neither = self.__invert__() & other.__invert__()
+        return neither.__invert__()
 
     def __invert__(self) -> "Mask":
         inner = self._restriction

@@ -167,6 +167,39 @@ def test_what_a_function_keeps_must_not_change_before_the_gradient():
         found.sum().backward()
 
 
+def made_in_a_loop(attention_of: Callable[[int], Any], *, late: bool) -> None:
+    q, k, v = tokens(300)
+    total = q.new_zeros(())
+    for width in (1, 3, 20):
+        attention, mask = attention_of(width)
+        total = total + attention(q, k, v, mask=mask, need_weights=False).output.square().sum()
+    if late:
+        with pytest.raises(RuntimeError, match="width=width"):
+            total.backward()
+    else:
+        total.backward()
+
+
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("what", ["bias", "antisymmetric bias", "mask", "moving mask"])
+def test_numbers_that_a_function_looks_up_must_not_change_before_the_gradient(what, late):
+    """A function made in a loop finds the last number of it, and so would the gradient."""
+    found = {"width": 0}
+
+    def attention_of(width):
+        found["width"] = width
+        of = (lambda: found["width"]) if late else (lambda: width)
+        if "bias" in what:
+            change = (lambda x: x) if what == "antisymmetric bias" else torch.abs
+            score = Biased(DotProductScore(), lambda i, j: -0.01 * of() * change(i - j))
+            return Attention(score), None
+        inside = (lambda x: x == of()) if what == "moving mask" else (lambda x: x <= of())
+        mask = Mask.where(lambda i, j: inside((i - j).abs()) | (i == j))
+        return DotProductAttention(), mask
+
+    made_in_a_loop(attention_of, late=late)
+
+
 @at_every_size
 def test_a_function_that_drops_at_random_drops_the_same_whatever_is_asked_for(size):
     table = normal(2 * size - 1, requires_grad=True)
@@ -421,6 +454,7 @@ def test_a_value_that_a_score_of_minus_infinity_hides_does_not_reach_the_gradien
 @pytest.mark.parametrize("name", [*SLOPES, "where"])
 @everywhere
 def test_tokens_of_inference_mode_need_no_mode_afterwards(name, need_weights):
+    kept_slope.cache_clear()
     with torch.inference_mode():
         q, k, v = (x.detach().clone() for x in tokens(300))
     i, j = positions(300)

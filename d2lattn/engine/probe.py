@@ -22,8 +22,10 @@ class ChangedError(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__(
-            "a tensor that the scores depend on was modified by an inplace operation, or replaced, "
-            "between the forward pass and the backward pass, which makes the scores again"
+            "a tensor that the scores depend on, or a number that a function of positions looks "
+            "up, was modified by an inplace operation, or replaced, between the forward pass and "
+            "the backward pass, which makes the scores again (a function keeps the number of now "
+            "as a default: lambda i, j, width=width: ...)"
         )
 
 
