@@ -263,6 +263,22 @@ class DotProductAttention(_Keeping):
         super().__init__(DotProductScore(), dropout)
         self.num_heads = num_heads
 
+    def forward(
+        self,
+        queries: Float[Tensor, "*batch queries features"],
+        keys: Float[Tensor, "*batch keys features"],
+        values: Float[Tensor, "*batch keys value_features"],
+        valid_lens: Real[Tensor, "..."] | None = None,
+        window_mask: None = None,
+    ) -> Float[Tensor, "*batch queries value_features"]:
+        """As for :class:`AdditiveAttention`; the previews passed a ``window_mask``, of None."""
+        if window_mask is not None:
+            raise TypeError(
+                "window_mask must be None, as the chapters on attention have it "
+                f"(d2lattn.Biased adds what one holds); got {type(window_mask).__name__}"
+            )
+        return super().forward(queries, keys, values, valid_lens)
+
 
 def show_heatmaps(
     matrices: Float[Tensor, "rows columns queries keys"],

@@ -113,6 +113,9 @@ def test_dot_products_give_d2l_s_output_and_weights() -> None:
     close(ours(q, k, v, lens), theirs(q, k, v, lens))
     close(ours.attention_weights, theirs.weights)
     assert not ours.state_dict()
+    close(ours(q, k, v, lens, window_mask=None), theirs(q, k, v, lens))
+    with pytest.raises(TypeError, match="window_mask must be None"):
+        ours(q, k, v, lens, torch.zeros(1, 3, 5))
 
 
 def test_the_same_seed_makes_the_same_layers() -> None:

@@ -148,6 +148,16 @@ def test_one_compilation_takes_every_size(name, need_weights, with_mask):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+def test_masks_are_joined_inside_a_compiled_function():
+    def attend(q, lens):
+        mask = (Mask.causal() | Mask.lengths(lens)) & Mask.window(2)
+        return DotProductAttention()(q, q, q, mask=mask).output
+
+    q, lens = tokens(2, 5, 5)[0], torch.tensor([2, 4])
+    compiled = torch.compile(attend, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(q, lens), attend(q, lens))
+
+
 @pytest.mark.parametrize("mask", [
     Mask.causal(), Mask.window(3, 1), Mask.causal() & Mask.where(lambda i, j: (i + j) % 2 == 0),
     ~Mask.window(2) | Mask.lengths(torch.tensor([2, 4])),

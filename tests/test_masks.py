@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from d2lattn import DotProductAttention, Mask, causal_mask, masked_softmax
+from d2lattn import (
+    Attention,
+    DotProductAttention,
+    GaussianScore,
+    Mask,
+    causal_mask,
+    masked_softmax,
+)
 from d2lattn.blocks import Block
 from d2lattn.engine.plan import Kind, pieces
 from tests.helpers import close, normal, queries_keys_values, stream_in_blocks
@@ -184,3 +191,23 @@ def test_long_attention_under_a_mask_is_that_under_its_booleans(mask, batch):
     ours = DotProductAttention()(*inputs, mask=mask, need_weights=False).output
     theirs = DotProductAttention()(*inputs, mask=mask.dense(600, 600)).output
     close(ours, theirs)
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("mask", [Mask.causal(), Mask.window(1), ~Mask.window(1)], ids=repr)
+def test_no_query_sees_nothing(mask, need_weights):
+    q, k, v = queries_keys_values(2, num_queries=0)
+    for score in (lambda q, k: q @ k.mT, GaussianScore()):
+        attention = Attention(score)
+        for keys in (k, torch.full_like(k, torch.nan)):
+            output = attention(q, keys, v, mask=mask, need_weights=need_weights).output
+            assert output.shape == (2, 0, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.int16])
+def test_documents_may_be_numbered_in_any_dtype_of_integers(dtype):
+    q, k, v = queries_keys_values(num_queries=300, num_keys=300)
+    ids = torch.arange(300) * 7 // 300
+    mask = Mask.documents(ids.to(dtype), ids.to(dtype))
+    expected = DotProductAttention()(q, k, v, mask=ids[:, None] == ids).output
+    close(DotProductAttention()(q, k, v, mask=mask, need_weights=False).output, expected)

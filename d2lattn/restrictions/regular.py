@@ -36,6 +36,9 @@ class Band(Restriction):
 
     def columns(self, block: Block, device: torch.device) -> Columns:
         i, j = block.positions(device)
+        if i.shape[0] == 0:
+            every = torch.ones_like(j[0], dtype=torch.bool)
+            return ~every, every
         some, every = j[0] <= i[-1] + self.after, j[0] <= i[0] + self.after
         if self.before is not None:
             some &= j[0] >= i[0] - self.before
@@ -187,8 +190,9 @@ class Documents(Restriction):
                 )
             check_broadcasts(name, ids, (*batch, count))
         missing = (None,) * (len(shape) - 1)
-        query_ids, key_ids = (
-            ids[missing[: len(shape) - 1 - ids.ndim]] for ids in (self.query_ids, self.key_ids)
+        query_ids, key_ids = (  # PyTorch cannot look up every integer dtype
+            ids.long()[missing[: len(shape) - 1 - ids.ndim]]
+            for ids in (self.query_ids, self.key_ids)
         )
         return Documents(query_ids.unsqueeze(-1), key_ids.unsqueeze(-2))
 
