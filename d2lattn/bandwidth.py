@@ -53,11 +53,12 @@ def select(
         best = least(losses, check_candidates(candidates, points.shape[1]))
     elif ndim == 0 or points.shape[1] == 1:
         low, high = _sensible_range(points)
+        if smoother.degree == 1:  # of neighbours on a lattice, the next ones still tilt a line
+            low /= 2
         if smoother.kernel != "gaussian" and points.shape[1] == 1:  # below, somebody is alone
             line = points.squeeze(-1)
             low = max(low, float(distance_to_nearest(line, line, leave_out=True).amax()))
         best = minimise(losses, low, high)
-        best = Choice(best.loss, best.bandwidth.expand((1,) * ndim))
     else:
         spread = _spread(points)
         best = minimise_by_feature(losses, spread, _sensible_range(points / spread)[0])
@@ -66,7 +67,12 @@ def select(
             f"candidates must reach from each point to another; with the {smoother.kernel} "
             f"kernel even {best.bandwidth.tolist()} leaves a point without neighbours"
         )
-    return best.bandwidth.clone()
+    return in_form(best.bandwidth, ndim, points.shape[1])
+
+
+def in_form(bandwidth: Tensor, ndim: int, features: int) -> Float[Tensor, "..."]:
+    """A bandwidth of its own, with a number for each feature if there was one (``ndim`` 1)."""
+    return (bandwidth.expand((features,) * ndim) if bandwidth.ndim == 0 else bandwidth).clone()
 
 
 def _worth_a_choice(smoother: Smoother) -> Smoother:

@@ -1,6 +1,7 @@
 """Errors that name the argument, what it was and what was expected; and what can be looked at."""
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -172,7 +173,7 @@ def check_number(name: str, number: float, expected: str = "a number") -> None:
 
 def check_empty(empty: Any) -> None:
     """Raise an error unless it says what to predict where no measurement is reached."""
-    is_number = isinstance(empty, int | float) and not isinstance(empty, bool)
+    is_number = isinstance(empty, Real) and not isinstance(empty, bool)
     if not is_number and not (isinstance(empty, str) and empty == "nearest"):
         raise ValueError(f"empty must be a number or 'nearest'; got {empty!r}")
 

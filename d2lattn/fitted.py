@@ -152,7 +152,7 @@ class Fitted(nn.Module):
     def _shaped(self, outputs: Float[Tensor, "m outputs"]) -> Float[Tensor, "m *outputs"]:
         """Outputs with the dtype of the fitted ``y``, and as many axes."""
         _, y = self._fitted()
-        return outputs.reshape(len(outputs), *y.shape[1:]).to(y.dtype)
+        return outputs.reshape(outputs.shape[0], *y.shape[1:]).to(y.dtype)
 
 
 def _check_tensor(name: str, tensor: Tensor) -> None:

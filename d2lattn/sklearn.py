@@ -1,5 +1,6 @@
 """Kernel regression as scikit-learn calls it; imported only by who wants it."""
 
+from numbers import Integral
 from typing import Any, Literal, Self
 
 import torch
@@ -90,10 +91,11 @@ class KernelRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
             self, X, y, dtype=np.float64, multi_output=True, y_numeric=True
         )
         if sample_weight is not None:
-            sample_weight = torch.tensor(
+            sample_weight = _tensor(
                 _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
             )
-        if self.degree not in _BY_DEGREE or isinstance(self.degree, bool):
+        is_whole = isinstance(self.degree, Integral) and not isinstance(self.degree, bool)
+        if not is_whole or self.degree not in _BY_DEGREE:
             raise ValueError(f"degree must be 0 or 1; got {self.degree!r}")
         choose = isinstance(self.bandwidth, str) and self.bandwidth == "loo"
         if choose and len(X) < 3:
@@ -102,7 +104,7 @@ class KernelRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
             )
         start: Any = [1.0] * X.shape[1] if choose else self.bandwidth
         model: Any = _BY_DEGREE[self.degree](start, self.kernel)
-        model.fit(torch.tensor(X), torch.tensor(y, dtype=torch.float64), sample_weight)
+        model.fit(_tensor(X), _tensor(y), sample_weight)
         self.model_ = model.select_bandwidth() if choose else model
         self.bandwidth_ = self.model_.bandwidth.numpy()
         return self
@@ -111,4 +113,9 @@ class KernelRegressor(RegressorMixin, MultiOutputMixin, BaseEstimator):
         """Predictions, shape ``(m,)`` or ``(m, outputs)`` as ``y`` was."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)  # noqa: N806
-        return self.model_.predict(torch.tensor(X)).numpy()
+        return self.model_.predict(_tensor(X)).numpy()
+
+
+def _tensor(numbers: np.ndarray) -> torch.Tensor:
+    """A copy: PyTorch takes no array that runs backwards, nor every dtype and order of bytes."""
+    return torch.tensor(np.ascontiguousarray(numbers, dtype=np.float64))

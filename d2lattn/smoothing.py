@@ -17,7 +17,7 @@ from d2lattn.cells import moments_in_cells
 from d2lattn.extras import Tick
 from d2lattn.grid import moments_on_a_grid
 from d2lattn.kernels import KernelScore
-from d2lattn.moments import Moments, Powers, average, powers_of
+from d2lattn.moments import Moments, Powers, average, near_for_digits, powers_of
 from d2lattn.neighbours import moments_nearby
 from d2lattn.plainly import smooth_plainly
 from d2lattn.smoother import Smoother
@@ -123,12 +123,22 @@ def _sums_of_kernels(
             if moments is not None:
                 return moments
         return moments_nearby(queries, keys, table, h, powers, single=single)
-    if degree == 0:
-        score = KernelScore("gaussian", h)
-        output, logsumexp = stream_attention(score, queries, keys, table)
-        total = logsumexp.exp()
-        return Moments({(0,) * features: output * total.unsqueeze(-1)}, total)
-    return None
+    return _by_streaming(smoother, queries, table) if degree == 0 else None
+
+
+def _by_streaming(
+    smoother: Smoother, queries: Float[Tensor, "m features"], table: Float[Tensor, "n channels"]
+) -> Moments | None:
+    """As dot products; None where the squares that these are made of are too large for digits."""
+    keys, h = smoother.keys, smoother.bandwidth
+    middle = keys.mean(dim=0)
+    largest = max(float(((x - middle) / h).square().sum(dim=-1).amax()) for x in (queries, keys))
+    error = torch.finfo(keys.dtype).eps * (largest + 8)
+    score = KernelScore("gaussian", h)
+    output, logsumexp = stream_attention(score, queries, keys, table)
+    sums = output * logsumexp.exp().unsqueeze(-1)
+    near = near_for_digits(sums[:, 0], error, 0.0, single=smoother.single)
+    return Moments({(0,) * keys.shape[1]: sums}, near)
 
 
 def _near_huge_values(smoother: Smoother, queries: Tensor) -> Bool[Tensor, " m"]:

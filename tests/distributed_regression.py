@@ -79,6 +79,7 @@ def by_feature(rank: int, kernel: str, weighted: bool) -> tuple[float, float, li
     own = slice(0, 25) if rank == 0 else slice(25, n)
     model = ShardedNadarayaWatson([1.0, 1.0], kernel, group=group)
     model.fit(x[own], y[own], None if weight is None else weight[own])
+    assert model.select_bandwidth([50.0, 90.0]).bandwidth.shape == (2,)  # a number is for each
     model.select_bandwidth()
 
     def loss(bandwidth: Tensor) -> float:

@@ -74,6 +74,29 @@ def test_among_candidates_the_one_with_the_least_leave_one_out_loss_is_chosen(ca
     assert model.bandwidth.flatten().tolist() == [best]
 
 
+def test_a_number_among_candidates_is_meant_for_each_feature():
+    x, y = normal(30, 2), normal(30)
+    model = NadarayaWatson([1.0, 1.0], learnable=True).fit(x, y)
+    parameters = list(model.parameters())
+    alone = NadarayaWatson(1.0).fit(x, y).select_bandwidth([0.5, 1.0])
+    model.select_bandwidth([0.5, 1.0])
+    assert model.bandwidth.tolist() == pytest.approx([alone.bandwidth.item()] * 2)
+    assert all(x is y for x, y in zip(model.parameters(), parameters, strict=True))
+
+
+def test_on_a_lattice_the_least_loss_may_lie_below_the_distance_of_neighbours():
+    points = torch.cartesian_prod(torch.arange(12.0), torch.arange(12.0)).double()
+    x = points[(normal(144) > -0.5)]
+    y = (1.5 * x[:, 0]).sin() * (1.5 * x[:, 1]).cos() + 0.05 * normal(len(x), seed=1)
+    model = LocalLinear().fit(x, y)
+
+    def loss(h: float) -> float:
+        return float(LocalLinear(h).fit(x, y).loo_residuals().square().mean())
+
+    least = min(loss(h) for h in torch.logspace(-1, 1, 40).tolist())
+    assert loss(model.select_bandwidth().bandwidth.item()) <= least * (1 + 1e-3)
+
+
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_the_selected_bandwidth_scales_with_x_and_ignores_shifts_and_the_scale_of_y(factor):
     x, y = measurements()

@@ -86,3 +86,23 @@ def test_a_wrong_parameter_is_named_when_the_model_is_fitted(options, message):
 def test_two_measurements_are_too_few_to_choose_by():
     with pytest.raises(ValueError, match=r"bandwidth='loo' needs at least 3 .*; got n_samples=2"):
         KernelRegressor().fit(np.zeros((2, 1)), [0, 1])
+
+
+def test_arrays_may_run_backwards_and_have_any_dtype_and_order_of_bytes():
+    x, y = (tensor.numpy() for tensor in plane())
+    expected = KernelRegressor(bandwidth=0.5).fit(x, y).predict(x)
+    for swap in (lambda a: a[::-1], lambda a: pd.DataFrame(a).iloc[::-1].squeeze()):
+        model = KernelRegressor(bandwidth=0.5).fit(np.asarray(swap(x)), swap(y))
+        np.testing.assert_allclose(model.predict(x[::-1])[::-1], expected)
+    for dtype in (">f8", np.longdouble, "f2"):
+        model = KernelRegressor(bandwidth=0.5).fit(
+            x.astype(dtype), y.astype(dtype), x[::-1, 0] ** 2
+        )
+        assert np.isfinite(model.predict(x.astype(dtype))).all()
+
+
+def test_the_degree_may_be_a_number_of_numpy():
+    x, y = (tensor.numpy() for tensor in plane())
+    line = KernelRegressor(bandwidth=0.5, degree=1).fit(x, y)
+    model = KernelRegressor(bandwidth=0.5, degree=np.arange(2)[1]).fit(x, y)
+    assert model.predict(x).tolist() == line.predict(x).tolist()

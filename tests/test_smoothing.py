@@ -6,6 +6,7 @@ from torch import Tensor
 
 import d2lattn.plainly
 import d2lattn.smoothing
+from d2lattn import NadarayaWatson
 from d2lattn.smoother import Smoother
 from d2lattn.smoothing import smooth
 from tests.helpers import close, normal
@@ -44,6 +45,18 @@ def test_sums_and_the_plain_formula_agree_wherever_points_lie(
         # A line through few points multiplies rounding errors, hence not to the last digits.
         for plain, fast in zip(*found, strict=True):
             close(fast.double(), plain.double(), 1e-9 if degree == 0 else 1e-6)
+
+
+@pytest.mark.parametrize("weight", [1.0, 1e4, 1e-4])
+@pytest.mark.parametrize("far", [0.0, 50.0, 400.0])
+def test_leaving_out_keeps_the_digits_whatever_all_weigh_and_however_far_some_are(weight, far):
+    x = normal(600, 4)
+    x[:300, 0] += far
+    y = x[:, 1:].sum(dim=1)
+    model = NadarayaWatson(0.25).fit(x, y, torch.full((600,), weight).double())
+    ways = (x.unsqueeze(0) - x.unsqueeze(1)) / 0.25
+    scores = (-0.5 * ways.square().sum(dim=-1)).fill_diagonal_(-torch.inf)
+    close(model.loo_residuals(), y - scores.softmax(dim=-1) @ y, 1e-9)
 
 
 def test_ticks_add_up_to_all_of_the_work(monkeypatch):

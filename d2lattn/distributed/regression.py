@@ -10,7 +10,7 @@ from typing import Any, Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from d2lattn.bandwidth import check_candidates
+from d2lattn.bandwidth import check_candidates, in_form
 from d2lattn.checks import check_empty
 from d2lattn.distributed.everybody import total
 from d2lattn.distributed.measurements import Measurements
@@ -223,7 +223,8 @@ class ShardedNadarayaWatson(Fitted):
         ndim = self.bandwidth.ndim
         with progress_bar("bandwidth", None, progress) as tick:
             chosen = select(peers, self.kernel, self._measurements(), ndim, grid, tick)
-        self._score.bandwidth = chosen.expand((1,) * ndim) if chosen.ndim == 0 else chosen
+        x, _ = self._fitted()
+        self._score.bandwidth = in_form(chosen, ndim, columns(x).shape[1])
         return self
 
     def _peers(
