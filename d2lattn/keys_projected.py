@@ -1,12 +1,27 @@
 """A score for a decoder: the keys stay, the queries come one at a time."""
 
+from functools import partial
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from d2lattn.additive import AdditiveScore
+from d2lattn.biased import OnTop
+from d2lattn.blocks import Block
 from d2lattn.checks import check_sizes
-from d2lattn.score import Score, knows
+from d2lattn.dot_product import BilinearScore, DotProductScore
+from d2lattn.engine.probe import pairs_of, tried
+from d2lattn.kernels import KernelScore
+from d2lattn.score import Pairs, Score, knows
 
 __all__ = ["KeysProjected"]
+
+
+_ON_THEIR_OWN = {
+    kind.project for kind in (Score, AdditiveScore, BilinearScore, DotProductScore, KernelScore)
+}
 
 
 class KeysProjected(Score):
@@ -66,6 +81,31 @@ class KeysProjected(Score):
     def compare(self, q: Tensor, k: Tensor) -> Tensor:
         """As the score does."""
         return self.score.compare(q, k)
+
+    def fits(self, keys: Float[Tensor, "*batch keys key_features"]) -> bool:
+        """Whether the first half treats tokens on their own: known, or tried on a query and two
+        keys."""
+        below: Any = self.score
+        while isinstance(below, OnTop) and type(below).project is OnTop.project:
+            below = below.score
+        if type(below).project in _ON_THEIR_OWN and "project" not in vars(below):
+            return True
+        few = keys.detach()[..., :2, :]
+        query = keys.new_ones(*keys.shape[:-2], 1, self.query_size)
+        tokens = (query, few), (query, few[..., :0, :]), (query[..., :0, :], few)
+        found = tried([partial(self.score.project, *some) for some in tokens], self.score)
+        if found is None:
+            return False
+        (q, k), (q_alone, _), (_, k_alone) = found[0]
+        return torch.equal(q, q_alone) and torch.equal(k, k_alone)
+
+    def placed(self, block: Block) -> "KeysProjected":
+        """With the score placed there."""
+        return KeysProjected(self.score.placed(block), self.key_size, self.query_size)
+
+    def pairs(self, q: Tensor, k: Tensor) -> Pairs | None:
+        """Those of the score."""
+        return pairs_of(self.score, q, k)
 
     def in_halves(self) -> bool:
         """As the score is."""

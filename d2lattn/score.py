@@ -187,7 +187,7 @@ def is_untouched(score: Score, kind: type[Score]) -> bool:
     """Whether it is of this very class, as it was made, and nobody listens."""
     return (
         type(score) is kind
-        and _is_as_made(kind, *_HALVES)
+        and _is_as_made(kind, *_HALVES, "forward", "__call__")
         and vars(score).keys().isdisjoint(_HALVES)
         and not is_hooked(score)
     )

@@ -122,8 +122,9 @@ class AttentionDecoder(nn.Module):
         attention, keys, score = self.attention, outputs, self.attention.score
         if isinstance(score, Score) and score.in_halves():  # nobody listens to the score as a whole
             once = KeysProjected(score, self.context_size, self.num_hiddens)
-            attention, keys = Attention(once), once.keys(outputs)
-            attention.dropout = self.attention.dropout
+            if once.fits(outputs):
+                attention, keys = Attention(once), once.keys(outputs)
+                attention.dropout = self.attention.dropout
         return Memory(attention, keys, outputs, valid_lens, state)
 
     def start(self, memory: Memory) -> Float[Tensor, "batch hidden"]:

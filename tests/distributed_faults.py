@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from d2lattn import DotProductScore, Score
+from d2lattn import Biased, DotProductScore, Mask, Score
 from d2lattn.distributed import gather_sequence, ring_attention
 from tests.distributed_work import normal
 
@@ -120,6 +120,24 @@ def changed_in_place(rank: int) -> str:
     except RuntimeError as error:
         return str(error)
     return "done"
+
+
+def changed_number(rank: int) -> list[str]:
+    """What is said where a function of positions finds another number on the way back."""
+    q, k, v = (normal(40, 3, seed=n).requires_grad_() for n in range(3))
+    said = []
+    for as_mask in (True, False):
+        found = {"width": 3.0}
+        mask = Mask.where(lambda i, j: (i - j).abs() <= found["width"]) if as_mask else None  # noqa: B023
+        score = Biased(DotProductScore(), lambda i, j: -0.1 * found["width"] * (i - j).abs())  # noqa: B023
+        output = ring_attention(DotProductScore() if as_mask else score, q, k, v, mask=mask).output
+        found["width"] = 9.0
+        try:
+            output.sum().backward()
+            said.append("done")
+        except RuntimeError as error:
+            said.append(str(error))
+    return said
 
 
 def double(rank: int) -> int:

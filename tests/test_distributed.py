@@ -268,6 +268,11 @@ def test_a_failure_on_the_way_back_stops_all_too(team):
     assert all("failed on process 1" in found[rank] for rank in (0, 2, 3))
 
 
+def test_a_number_that_a_function_looks_up_must_not_change_before_the_way_back(team):
+    for said in team.run(faults.changed_number):
+        assert all("width=width" in x for x in said)
+
+
 def test_tokens_changed_before_the_way_back_are_noticed(team):
     assert all("modified by an inplace operation" in x for x in team.run(faults.changed_in_place))
 

@@ -4,6 +4,7 @@ tables, methods. Each against the formula written out, below and above what is m
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -27,8 +28,10 @@ from d2lattn import (
     Mask,
     MultiHeadAttention,
     RelativeBias,
+    Score,
     SoftCapped,
 )
+from d2lattn.keys_projected import KeysProjected
 from d2lattn.measure import peak_bytes
 from tests.helpers import normal
 
@@ -165,6 +168,116 @@ def test_what_a_function_keeps_must_not_change_before_the_gradient():
     kept_slope().mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         found.sum().backward()
+
+
+class OfWeight(nn.Module):
+    """A bias, or a factor of scores, that is made once of a learned number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+        self.made: Tensor | None = None
+
+    def once(self) -> Tensor:
+        if self.made is None:
+            self.made = self.weight.exp()
+        return self.made
+
+    def forward(self, i: Tensor, j: Tensor) -> Tensor:
+        return -self.once() * (i - j).abs()
+
+
+class Times(Score):
+    """The scores of another score, times a number."""
+
+    def __init__(self, score: Score, factor: Callable[[], Any]) -> None:
+        super().__init__()
+        self.score, self.factor = score, factor
+
+    def project(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return self.score.project(queries, keys)
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.factor() * self.score.compare(q, k)
+
+
+@pytest.mark.parametrize("where", ["module", "function", "score"])
+@at_every_size
+@everywhere
+def test_what_is_made_once_of_a_learned_number_has_its_gradient(where, size, need_weights):
+    of_weight = OfWeight()
+    i, j = positions(size)
+    if where == "score":
+        score: Any = Times(DotProductScore(), of_weight.once)
+        scores_of = lambda q, k: of_weight.weight.exp() * dot(q, k)  # noqa: E731
+    else:
+        bias = of_weight if where == "module" else lambda i, j: of_weight(i, j)
+        score = Biased(DotProductScore(), bias)
+        scores_of = lambda q, k: dot(q, k) - of_weight.weight.exp() * (i - j).abs()  # noqa: E731
+    check(Attention(score), scores_of, size, need_weights, of_weight.weight)
+
+
+@pytest.mark.parametrize("bias", ["function", "tensor"])
+@everywhere
+def test_a_score_of_one_s_own_may_hold_one_that_depends_on_positions(
+    bias, need_weights, monkeypatch
+):
+    monkeypatch.setattr("d2lattn.engine.in_blocks.ELEMENTS", 2**14)  # several blocks
+    i, j = positions(300)
+    slopes = (-0.1 * (i - j).abs()).double()
+    of = slopes if bias == "tensor" else lambda i, j: -0.1 * (i - j).abs()
+    score = Times(Biased(DotProductScore(), of), lambda: 2)
+    check(Attention(score), lambda q, k: 2 * (dot(q, k) + slopes), 300, need_weights)
+
+
+@pytest.mark.parametrize("bias", ["function", "module", "tensor"])
+@everywhere
+def test_keys_that_were_projected_before_stand_where_they_stood(bias, need_weights, monkeypatch):
+    monkeypatch.setattr("d2lattn.engine.in_blocks.ELEMENTS", 2**14)
+    of: Any = {
+        "function": lambda i, j: -0.1 * (i - j).abs(), "module": RelativeBias(3).double(),
+        "tensor": normal(300, 300),
+    }[bias]  # fmt: skip
+    score = Biased(AdditiveScore(D, D, 4).double(), of)
+    once = KeysProjected(score, D, D)
+    q, k, v = tokens(300)
+    found = Attention(once)(q, once.keys(k), v, need_weights=need_weights).output
+    torch.testing.assert_close(found, Attention(score)(q, k, v).output)
+
+
+def test_a_table_with_a_number_that_is_none_may_be_made_anew():
+    table = np.append(-0.1 * np.arange(300, dtype=np.float32), np.float32(np.nan))
+    score = Biased(DotProductScore(), lambda i, j: torch.from_numpy(table)[(i - j).abs()])
+    i, j = positions(300)
+    check(Attention(score), lambda q, k: dot(q, k) - 0.1 * (i - j).abs(), 300, False)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_a_function_makes_of_a_block_is_not_held(grad):
+    made: list[weakref.ref[Tensor]] = []
+
+    def sines(i: Tensor, j: Tensor) -> Tensor:
+        found = torch.from_numpy(np.sin(i.numpy() - j.numpy()))
+        made.append(weakref.ref(found))
+        return found
+
+    attention = Attention(Biased(DotProductScore(), sines))
+    with torch.set_grad_enabled(grad):
+        output = attention(*tokens(1000, batch=1), need_weights=False).output
+    assert len(made) > 3
+    assert all(reference() is None for reference in made)
+    assert output.shape == (1, 1000, D)
+
+
+def test_a_mask_that_changes_is_noticed_where_all_scores_are_zero():
+    found, (q, k, v) = {"width": 3}, tokens(300)
+    mask = Mask.where(lambda i, j: (i - j).abs() <= found["width"])
+    attention: Any = AdditiveAttention(D, D, 4).double()
+    nn.init.zeros_(attention.score.w_v.weight)
+    output = attention(q, k, v, mask=mask, need_weights=False).output
+    found["width"] = 50
+    with pytest.raises(RuntimeError, match="width=width"):
+        output.sum().backward()
 
 
 def made_in_a_loop(attention_of: Callable[[int], Any], *, late: bool) -> None:
@@ -390,10 +503,11 @@ def test_projected_keys_may_be_shared_by_the_batch(size, need_weights):
     check(Attention(OfOneElement()), lambda q, k: dot(q, k[:1]), size, need_weights)
 
 
+@pytest.mark.parametrize("name", ["compare", "forward", "__call__"])
 @at_every_size
 @everywhere
-def test_a_method_that_is_put_into_the_class_counts(size, need_weights):
-    with mock.patch.object(DotProductScore, "compare", lambda self, q, k: -3 * (q @ k.mT)):
+def test_a_method_that_is_put_into_the_class_counts(name, size, need_weights):
+    with mock.patch.object(DotProductScore, name, lambda self, q, k: -3 * (q @ k.mT)):
         check(DotProductAttention(), lambda q, k: -3 * (q @ k.mT), size, need_weights)
 
 

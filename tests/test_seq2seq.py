@@ -12,9 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2lattn import AdditiveScore, BilinearScore, DotProductScore, GaussianScore, Score
+from d2lattn import (
+    AdditiveScore,
+    Attention,
+    Biased,
+    BilinearScore,
+    DotProductScore,
+    GaussianScore,
+    RelativeBias,
+    RotaryScore,
+    Score,
+)
 from d2lattn.characters import BEGIN
-from d2lattn.encoders import ConvolutionalEncoder, RecurrentEncoder
+from d2lattn.encoders import ConvolutionalEncoder, Encoded, RecurrentEncoder
 from d2lattn.keys_projected import KeysProjected
 from d2lattn.seq2seq import AttentionDecoder, FixedContextDecoder, Seq2Seq, sequence_loss
 from tests.helpers import close, normal
@@ -211,6 +221,16 @@ def test_who_listens_to_a_score_hears_of_every_step_and_the_result_is_the_same()
     logits, _ = model(TOKENS, LENS, TARGETS)
     close(logits, expected)
     assert len(heard) == 4
+
+
+@pytest.mark.parametrize("turned", [RotaryScore(), Biased(RotaryScore(), RelativeBias(2))])
+def test_where_a_token_stands_among_others_counts_for_the_decoder(turned):
+    encoded = Encoded(normal(2, 9, HIDDEN), normal(2, HIDDEN), torch.tensor([9, 5]))
+    decoder = AttentionDecoder(10, 4, HIDDEN, HIDDEN, turned).double().eval()
+    hidden = normal(2, HIDDEN, seed=5)
+    context, _ = decoder.look(hidden, decoder.remember(encoded))
+    expected = Attention(turned)(hidden[:, None], encoded[0], encoded[0], encoded[2]).output
+    close(context, expected[:, 0])
 
 
 @pytest.mark.parametrize("score", SCORES)

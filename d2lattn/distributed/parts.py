@@ -14,6 +14,7 @@ from d2lattn.derivatives import gradients
 from d2lattn.distributed.layout import Stretches
 from d2lattn.distributed.plan import Plan
 from d2lattn.engine.fused import join
+from d2lattn.engine.probe import ChangedError
 from d2lattn.extras import Tick
 from d2lattn.restrictions import Stretch
 
@@ -133,8 +134,10 @@ class Share:
     k: Tensor
     v: Tensor
     blocks: list[Stretches]
-    rows: list[tuple[Any, ...]]  # stretch, q, d_output, logsumexp, rest of d_logsumexp, d_q
+    rows: list[tuple[Any, ...]]  # stretch, q, d_output, logsumexp, rest of d_logsumexp, d_q, whole
     d_q: Tensor
+    logsumexp: Tensor
+    whole: Tensor  # what the shares s add up to
     d_tensors: dict[int, Tensor]
 
     @staticmethod
@@ -153,13 +156,18 @@ class Share:
         rest = -(d_output * output).sum(dim=-1)
         rest = rest if d_logsumexp is None else rest + d_logsumexp
         d_q = torch.zeros_like(q, dtype=output.dtype, memory_format=torch.contiguous_format)
-        of_rows = plan.rows()
+        of_rows, whole = plan.rows(), torch.zeros_like(logsumexp)
         sizes = [stop - start for start, stop in of_rows]
         rows = zip(
             of_rows, q.split(sizes, -2), d_output.split(sizes, -2), logsumexp.split(sizes, -1),
-            rest.split(sizes, -1), d_q.split(sizes, -2), strict=True,
+            rest.split(sizes, -1), d_q.split(sizes, -2), whole.split(sizes, -1), strict=True,
         )  # fmt: skip
-        return Share(plan, tensors, k, v, plan.blocks(), list(rows), d_q, {})
+        return Share(plan, tensors, k, v, plan.blocks(), list(rows), d_q, logsumexp, whole, {})
+
+    def trouble(self) -> Exception | None:
+        """Shares that do not add up to all: the scores are not what they were."""
+        off = (self.whole - (self.logsumexp > -torch.inf).to(self.whole)).abs()
+        return ChangedError() if bool((off > 1e-2 + 1e-5 * self.logsumexp.abs()).any()) else None
 
     def __call__(self, number: int, block: Tensor) -> Tensor:
         """The gradients of a block, in one row."""
@@ -180,7 +188,7 @@ class Share:
         d_some: tuple[Tensor, ...],
     ) -> None:
         """What some queries and some keys owe."""
-        of_row, q, d_output, logsumexp, rest, d_q = row
+        of_row, q, d_output, logsumexp, rest, d_q, whole = row
         leaves = [self._leaf(x) for x in (q, *some)]
         asked = [x for x in self.tensors if x.requires_grad]
         enabled, ambient = self.plan.autocast
@@ -191,6 +199,7 @@ class Share:
         found, log = (x.to(d_q.dtype) for x in made)
         with torch.no_grad():
             share = (log - logsumexp).exp().masked_fill(log == -torch.inf, 0.0)
+            whole += share
             d_found = share.unsqueeze(-1) * d_output
             d_log = (d_found * found).sum(dim=-1) + share * rest
         grads = gradients((found, log), (d_found, d_log), [*leaves, *asked])

@@ -134,15 +134,14 @@ class Plan:
         block = Block.whole(self.shape)._replace(rows=slice(*rows), columns=slice(*columns))
         state = RandomState(tokens[0].device)
         try:
-            with torch.no_grad(), Witness(*few) as witness:
+            with Witness(*few) as witness:
                 self.score(block, None, 0.0, *few)
         except Exception:  # which the work itself will meet, where it can be told to others
             return []
         finally:
             state.restore()
         known = {id(x) for x in (*named, *leaves)}
-        seen = (x for x, _ in witness.seen.values())
-        return [x for x in seen if x.requires_grad and id(x) not in known]
+        return [x for x in witness.seen if x.requires_grad and id(x) not in known]
 
     def blocks(self) -> list[Stretches]:
         """The stretches of keys that go round together: the first parts of all processes, then

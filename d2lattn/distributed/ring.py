@@ -237,7 +237,7 @@ class _Ring(torch.autograd.Function):
             totals = rounds.gathered(kept, share, owed)
         else:
             totals = rounds.ring(partial(pack, plan, k=k, v=v), share, owed)
-        peers.close(rounds.trouble)
+        peers.close(rounds.trouble or share.trouble())
         d_k, d_v = torch.empty_like(k), torch.empty_like(v)
         for turn, total in enumerate(totals):
             unpack(plan, turn * peers.size + peers.rank, total, d_k, d_v)

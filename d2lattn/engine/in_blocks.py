@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from torch.utils.weak import WeakIdKeyDictionary
 
 from d2lattn.blocks import Block, at_once, blocks_of_rows
 from d2lattn.checks import is_finite, is_ordinary, wants_gradients
@@ -50,10 +49,8 @@ def in_blocks(
     blocks = list(_blocks(shape, pairs, mask, elements))
     if dropout is None:
         blocks.reverse()  # causal ones shrink then, and fit into the memory of those before
-    made = WeakIdKeyDictionary()
     runs = [
-        _Run(pairs, mask, dropout, need_log, noted, made, *_visible(block, mask, q))
-        for block in blocks
+        _Run(pairs, mask, dropout, need_log, noted, *_visible(block, mask, q)) for block in blocks
     ]
     if not follow:
         return _written(runs, q, k, values)
@@ -217,7 +214,6 @@ class _Run:
     dropout: Callable[[Tensor], Tensor] | None
     need_log: bool
     noted: list[tuple[Tensor, int]]
-    made: WeakIdKeyDictionary  # by passes over any block
     block: Block
     full: bool
     differentiated: bool = False  # though autograd does not follow the first pass
@@ -253,7 +249,7 @@ class _Run:
         if k.shape[-2] == 0:
             return self._nothing(q, k, values)
         foreign = self.pairs.unknown or (self.mask is not None and self.mask.foreign)
-        watch = Witness(q, k, expected=self.witness, made=self.made) if foreign else None
+        watch = Witness(q, k, expected=self.witness) if foreign else None
         with without_autocast(q), watch or nullcontext():
             hidden = None
             if self.mask is not None and not self.full:

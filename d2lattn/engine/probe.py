@@ -32,11 +32,12 @@ class ChangedError(RuntimeError):
 
 
 class Witness(TorchFunctionMode):
-    """Notes every tensor from outside that is used within, with its version.
+    """Notes every tensor from outside that is used within, with its version, and what came of it.
 
     Given an earlier pass, it raises :class:`ChangedError` as soon as a tensor is used that was
-    changed since, or that this pass did not use. What a pass made and somebody kept may be used by
-    another, a table of positions for instance, and so may another tensor of the same numbers.
+    changed since, or one with a gradient that this pass did not use. Others may be new, a table
+    that a function makes anew for instance: whether they hold the same numbers, and what is no
+    tensor does, is seen in the scores. No tensor is held.
 
     Parameters
     ----------
@@ -44,36 +45,23 @@ class Witness(TorchFunctionMode):
         Tensors of this pass alone.
     expected
         The earlier pass.
-    made
-        What passes of the same call made, with the version that they left it at.
     """
 
-    def __init__(
-        self,
-        *own: Tensor,
-        expected: Witness | None = None,
-        made: WeakIdKeyDictionary | None = None,
-    ) -> None:
+    def __init__(self, *own: Tensor, expected: Witness | None = None) -> None:
         super().__init__()
-        self.seen: dict[int, tuple[Tensor, int]] = {}  # by identity, in order
+        self.seen = WeakIdKeyDictionary()  # versions
         self.sizes: list[int] = []  # of the tensors that were made
-        self.sums = 0.0, 0.0  # of scores and of their squares
+        self.sums: tuple[float, ...] = ()
         self._expected = expected
-        self._made_before = WeakIdKeyDictionary() if made is None else made
-        self._own, self._made = WeakIdKeyDictionary(), WeakIdKeyDictionary()
+        self._made = WeakIdKeyDictionary()
         for tensor in own:
-            self._own[tensor] = True
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        for tensor in self._made:
-            self._made_before[tensor] = version_of(tensor)
+            self._made[tensor] = True
 
     def __torch_function__(
         self, func: Any, types: Any, args: Iterable[Any] = (), kwargs: Any = None
     ) -> Any:
         for tensor in _tensors((args, kwargs)):
-            if tensor not in self._made and tensor not in self._own:
+            if tensor not in self._made and tensor not in self.seen:
                 self._note(tensor)
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
@@ -82,53 +70,36 @@ class Witness(TorchFunctionMode):
         return result
 
     def _note(self, tensor: Tensor) -> None:
-        if id(tensor) in self.seen:
-            return
-        version = version_of(tensor)
-        self.seen[id(tensor)] = tensor, version
-        if self._expected is None:
-            return
-        before = self._expected.seen
-        if id(tensor) in before:
-            is_known = before[id(tensor)][1] == version
-        else:  # some constructors are no functions to PyTorch, `torch.from_numpy` for instance
-            is_known = self._made_before.get(tensor) == version or any(
-                version_of(x) == then and _are_equal(x, tensor) for x, then in before.values()
-            )
-        if not is_known:
-            raise ChangedError
+        version = self.seen[tensor] = version_of(tensor)
+        if self._expected is not None:
+            known = self._expected.seen.get(tensor)
+            if tensor.requires_grad if known is None else known != version:
+                raise ChangedError
 
     def sum_up(self, scores: Tensor, hidden: Tensor | None) -> None:
-        """Look at the scores that count: numbers that are no tensors may have changed as well."""
+        """Look at the scores that count, and at where they are."""
+        places = 0.0
         if hidden is not None:
             scores = scores.masked_fill(hidden, 0.0)
+            numbers = torch.arange(1, hidden.numel() + 1, device=hidden.device)
+            places = float(numbers.masked_fill_(~hidden.flatten(), 0).sum())
         if not is_finite(scores):
             scores = scores.nan_to_num(0.0, 0.0, 0.0)
         every = scores.flatten()
-        total, squares = self.sums = float(every.sum()), float(every.dot(every))
+        total, squares = float(every.sum()), float(every.dot(every))
+        self.sums = total, squares, places
         if self._expected is None:
             return
-        total_before, squares_before = self._expected.sums
         largest = math.sqrt(squares * every.numel())  # that the total can be
-        if (
-            abs(total - total_before) > 1e-4 * largest
-            or abs(squares - squares_before) > 1e-4 * squares
-        ):
-            raise ChangedError
+        tolerances = 1e-4 * largest, 1e-4 * squares, 0.0
+        for now, before, tolerance in zip(self.sums, self._expected.sums, tolerances, strict=True):
+            if abs(now - before) > tolerance:
+                raise ChangedError
 
     @property
     def changed(self) -> bool:
         """Whether one of them has another version now."""
-        return any(version_of(tensor) != version for tensor, version in self.seen.values())
-
-
-def _are_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same numbers, and no more to autograd."""
-    return (
-        not (one.requires_grad or other.requires_grad)
-        and (one.dtype, one.device) == (other.dtype, other.device)
-        and torch.equal(one, other)
-    )
+        return any(version_of(tensor) != version for tensor, version in self.seen.items())
 
 
 def version_of(tensor: Tensor) -> int:
@@ -202,17 +173,25 @@ def pairs_by_trial(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
     batch = tuple(q.shape[:-2])
     whole = Block.whole((*q.shape[:-1], k.shape[-2]))
     last = [*parts_of_batch(batch, 1)][-1]
+    # What is asked of positions counts from the end: each with another number of keys behind it.
+    few_rows, first, all_columns, later, earlier = map(slice, (0, 0, 0, 1, 0), (2, 1, 3, 3, 2))
     runs = [
-        partial(
-            compare, q.detach()[part][..., first:2, :], k.detach()[part][..., first:3, :], whole
+        partial(compare, q.detach()[part][..., rows, :], k.detach()[part][..., columns, :], whole)
+        for part, rows, columns in (
+            (..., few_rows, all_columns), (..., first, later), (..., first, earlier),
+            (last, few_rows, all_columns),
         )
-        for part, first in ((..., 0), (..., 1), (last, 0))
-    ]
-    found = tried(runs, score)
+    ]  # fmt: skip
+    try:
+        found = tried(runs, score)
+    except Exception:  # it may be one that needs all, or else will fail again
+        return None
     if found is None or not all(isinstance(scores, Tensor) for scores in found[0]):
         return None
-    (few, alone, of_last), sizes = found
-    if few.shape[:-2] != batch or few.numel() == 0 or not _same(alone, few[..., 1:, 1:]):
+    (few, alone, before, of_last), sizes = found
+    if few.shape[:-2] != batch or few.numel() == 0:
+        return None
+    if not (_same(alone, few[..., first, later]) and _same(before, few[..., first, earlier])):
         return None
     # What is made for each pair grows with the number of pairs, what is made for tokens does not.
     held = [
@@ -234,7 +213,7 @@ def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[
     found, sizes = [], []
     for run in runs:
         own = [x for x in run.args if isinstance(x, Tensor)]
-        with torch.no_grad(), Witness(*own, expected=used) as witness:
+        with Witness(*own, expected=used) as witness:  # with gradients: a table may be kept
             try:
                 found.append(run())
             except ChangedError:
