@@ -164,6 +164,9 @@ def check_02_counted(answer: Any) -> Verdict:
             (torch.tensor([[1000.0, 1000.0]]), torch.tensor([2, 1]), pair),
             (normal(4, 6), torch.tensor([1, 5, 0, 2, 1, 3]), normal(6, 2)),
             (normal(2, 3), torch.tensor([4, 1, 2]), normal(3, 3)),
+            (torch.tensor([[1000.0, 0.0]]), torch.tensor([0, 1]), pair),
+            (torch.tensor([[1000.0, 990.0]]), torch.tensor([1, 1]), pair),
+            (torch.tensor([[1000.0, 990.0], [-1000.0, 0.0]]), torch.tensor([3, 1]), pair),
         ],
         mistakes=[
             Mistake(lambda s, c, v: s.softmax(-1) @ v, _("The counts have no influence. How does a "

@@ -200,6 +200,7 @@ def check_04_same_weights(answer: Any) -> Verdict:
             (torch.tensor([[[1.0, 2.0], [3.0, 2.0]]]), torch.tensor([2])),
             (torch.tensor([[[1.0], [1.5]]]), torch.tensor([2])),
             (torch.tensor([[[1.0], [1.001]]]), torch.tensor([2])),
+            (torch.tensor([[[1.0, -2.0], [-1.0, 2.0]]]), torch.tensor([2])),
             (drawn, torch.tensor([2, 4, 3])),
             (drawn, torch.tensor([1, 0, 1])),
             (drawn[:, :1].expand(3, 4, 2), torch.tensor([4, 4, 2])),

@@ -270,6 +270,7 @@ def check_08_square(answer: Any) -> Verdict:
         return (q @ k.mT).square()
 
     def compared(q: Tensor, k: Tensor) -> Any:
+        as_given = q.clone(), k.clone()  # an answer may change its arguments, and hears of that
         result = answer(q, k)
         if result is None or result is ...:
             return None
@@ -277,8 +278,8 @@ def check_08_square(answer: Any) -> Verdict:
             raise TypeError(_("return two tensors, the wider queries and the wider keys"))
         wide_q, wide_k = result
         for alone, wide in (
-            (answer(q, -2 * k)[0], wide_q),
-            (answer(-2 * q, k)[1], wide_k),
+            (answer(as_given[0].clone(), -2 * as_given[1])[0], wide_q),
+            (answer(-2 * as_given[0], as_given[1].clone())[1], wide_k),
         ):
             if alone.shape != wide.shape or not torch.allclose(alone, wide):
                 raise ValueError(_("the wider queries are made of the queries alone, the wider "

@@ -183,7 +183,7 @@ def check_09_on_field(answer: Any) -> Verdict:
     steps = whole(draw, 4, 6)
     weights = torch.tensor([[0.5, 0.25, 0.25], [0.0, 0.5, 0.5], [0.5, 0.5, 0.0]])
     places = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    fields = one_hot(torch.randint(3, (7,), generator=draw), 3).float().T
+    fields = one_hot(torch.randint(3, (7,), generator=draw), 3).to(torch.get_default_dtype()).T
     rows = fields[torch.randint(3, (steps,), generator=draw)]
     rows[0], rows[1] = 0.0, fields.sum(0)  # one writes a hyphen, one has every key
     return check_function(
@@ -239,6 +239,7 @@ def check_09_monotonic(answer: Any) -> Verdict:
             (torch.tensor([[0.0, 1.0, 0.0], [5.0, 0.0, 1.0], [0.0, 9.0, 0.0]]),),
             (2 * torch.randn(5, 9, generator=draw),),
             (900 + torch.randn(3, 4, generator=draw),),
+            (torch.tensor([[0.0, 200.0, 0.0], [300.0, 0.0, 1.0]]),),
         ],
         mistakes=[
             Mistake(lambda s: s.softmax(-1), _("The second step looks back: nothing is masked.")),

@@ -165,15 +165,19 @@ def _diagnosed(
     cases: Sequence[tuple[Any, ...]],
     results: Sequence[Result],
 ) -> str:
-    """What to say about a wrong result."""
+    """What to say about a wrong result: a mistake that computes the same, here and where the
+    answer is right."""
+    tried = [(inputs, given) for inputs, (given, error) in zip(cases, results, strict=False)]
+    before = tried[: next(i for i, (inputs, _) in enumerate(tried) if inputs is args)]
     looks_like = [
         mistake
         for mistake in mistakes
-        if _computes(mistake, args, value) and not _computes(mistake, args, want)
+        if _computes(mistake, args, value)
+        and not _computes(mistake, args, want)
+        and all(_computes(mistake, *case) for case in before)
     ]
     if not looks_like:
         return difference(value, want)
-    tried = [(inputs, given) for inputs, (given, error) in zip(cases, results, strict=False)]
     return max(looks_like, key=lambda m: sum(_computes(m, *case) for case in tried)).message
 
 
@@ -190,7 +194,7 @@ def check_numbers(
         return Verdict(False, _("This is a {kind}. Hand over its numbers alone, as a list, in the "
                        "order asked for.").format(kind=type(answer).__name__))  # fmt: skip
     exact = _numbers(expected)
-    trial = run(lambda: answer.tolist() if _from_numpy(answer) else answer, [()])
+    trial = run(lambda: _without_numpy(answer), [()])
     plain, error = trial.results[0]
     if error is not None:
         return Verdict(False, joined(_("The answer is made of numbers."), explained(error)))
@@ -248,6 +252,8 @@ def _same(one: Any, other: Any) -> bool:
         return torch.allclose(one, other, rtol=near, atol=near / 10, equal_nan=True)
     if isinstance(other, float) and isinstance(one, int | float):
         return abs(_float(one) - other) <= 1e-6 + 1e-6 * abs(other)
+    if isinstance(one, float) and type(other) is int:  # a whole number, by a division
+        return one == other
     return type(one) is type(other) and bool(one == other)
 
 
@@ -265,6 +271,13 @@ def _computes(mistake: Mistake, args: tuple[Any, ...], value: Any) -> bool:
 
 def _from_numpy(thing: Any) -> bool:
     return type(thing).__module__ == "numpy" and hasattr(thing, "tolist")
+
+
+def _without_numpy(answer: Any) -> Any:
+    """Numbers of numpy, or lists of them, as Python's."""
+    if isinstance(answer, list | tuple):
+        return [x.tolist() if _from_numpy(x) else x for x in answer]
+    return answer.tolist() if _from_numpy(answer) else answer
 
 
 def _numbers(answer: Any) -> Tensor:

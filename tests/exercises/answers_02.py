@@ -39,7 +39,13 @@ def copied(scores: Tensor, counts: Tensor, values: Tensor) -> Tensor:
 
 
 def shifted(scores: Tensor, counts: Tensor, values: Tensor) -> Tensor:
+    scores = scores.masked_fill(counts == 0, -math.inf)
     loud = counts * (scores - scores.amax(dim=1, keepdim=True)).exp()
+    return (loud @ values) / loud.sum(dim=1, keepdim=True)
+
+
+def shifted_by_all(scores: Tensor, counts: Tensor, values: Tensor) -> Tensor:
+    loud = counts * (scores - scores.amax(dim=1, keepdim=True)).exp()  # also of who counts not
     return (loud @ values) / loud.sum(dim=1, keepdim=True)
 
 
@@ -141,6 +147,8 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_02_backwards, lambda w: by_ratio(w.clamp(min=1e-30)), "out with a finite score"),
     (check_02_backwards, lambda w: w.log() - w.log().mean(-1, True), "add up to 0"),
     (check_02_counted, lambda s, c, v: soft(s, v), "no influence"),
+    (check_02_counted, shifted_by_all, "`nan`"),
+    (check_02_counted, lambda s, c, v: soft(s + (c + 1e-6).log(), v), "not right"),
     (check_02_counted, lambda s, c, v: soft(c * s, v), "e²ᵃ"),
     (check_02_counted, lambda s, c, v: soft(s + c, v), "which single exponential"),
     (check_02_counted, lambda s, c, v: soft(s, c[:, None] * v), "no longer add up to one"),

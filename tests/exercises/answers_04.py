@@ -177,6 +177,7 @@ WRONG: list[tuple[Check, Any, str]] = [
     ),
     (check_04_same_weights, without_batch, "different examples"),
     (check_04_same_weights, sum_of_all, "same sum"),
+    (check_04_same_weights, lambda keys, n: by_comparing(keys.abs(), n), "The result"),
     (check_04_same_weights, up_to, "One key too many"),
     (check_04_same_weights, lambda keys, n: by_comparing(keys, n - 1), "One key too few"),
     (check_04_same_weights, lambda keys, n: not by_comparing(keys, n), "other way round"),

@@ -151,6 +151,7 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_08_gradient, lambda s, v, d, log: by_formula(s, v, d, 0 * log) + log[:, None], "not 1"),
     (check_08_gradient, lambda s, v, d, log: d @ v.T, "in the *weights*"),
     (check_08_square, lambda q, k: (q, k), "not its square"),
+    (check_08_square, lambda q, k: (outer(q.mul_(2)) / 4, outer(k)), "changed in place"),
     (check_08_square, lambda q, k: (q**2, k**2), "mixed term"),
     (check_08_square, lambda q, k: (outer(outer(q)), outer(outer(k))), "squared twice"),
     (

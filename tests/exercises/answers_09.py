@@ -78,6 +78,15 @@ def by_mask(scores: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+def masked_too_late(scores: Tensor) -> Tensor:
+    at, rows = 0, []
+    for row in scores:
+        left = row.softmax(-1) * (torch.arange(len(row)) >= at)
+        rows.append(left / left.sum())
+        at = int(rows[-1].argmax())
+    return torch.stack(rows)
+
+
 def by_slices(scores: Tensor) -> Tensor:
     at, weights = 0, torch.zeros_like(scores)
     for t in range(len(scores)):
@@ -191,6 +200,7 @@ WRONG: list[tuple[Check, Any, str]] = [
     (check_09_on_field, lambda w, p: (w * p).mean(), "over the keys"),
     (check_09_monotonic, lambda s: s.softmax(-1), "looks back"),
     (check_09_monotonic, strictly_on, "look again"),
+    (check_09_monotonic, masked_too_late, "`nan`"),
     (check_09_monotonic, by_scores, "hidden from it"),
     (check_09_monotonic, lambda s: s.softmax(-1) * (by_mask(s) > 0), "add up to one"),
     (check_09_beam, forgetful, "so far does not count"),

@@ -74,6 +74,7 @@ RIGHT: list[tuple[Check, Any]] = [
     (check_10_heads, by_stacking),
     (check_10_heads, by_view),
     (check_10_cache, lambda a, n, h, s, f: 2 * a * n * (h // s) * f),
+    (check_10_cache, lambda a, n, h, s, f: 2 * a * n * h / s * f),
     (check_10_cache, lambda layers, n, h, s, f: sum(2 * n * f * (h // s) for _ in range(layers))),
     (check_10_induction, by_diagonal),
     (check_10_induction, by_loop),

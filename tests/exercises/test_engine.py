@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,28 @@ def test_a_wrong_answer_is_explained(answer: Any, said: str) -> None:
     verdict = check(answer)
     assert verdict.right is False
     assert said in verdict.message, verdict
+
+
+def test_a_mistake_is_not_named_that_an_earlier_case_shows_not_to_be_one() -> None:
+    def clipped(scores: Tensor) -> Tensor:  # right where no score is large
+        return scores.clamp(max=1.0).softmax(-1)
+
+    verdict = check_function(
+        clipped,
+        reference=softmax,
+        cases=[(torch.tensor([0.0, 1.0]),), (torch.tensor([2.0, 2.0, 5.0]),)],
+        mistakes=[Mistake(lambda scores: torch.ones_like(scores) / len(scores), "All are equal.")],
+        right="They add up to one.",
+    )
+    assert "All are equal" not in verdict.message
+    assert verdict.right is False
+
+
+def test_numbers_may_come_in_rows_of_numpy() -> None:
+    rows = [np.array([1.0, 2.0]), np.array([3.0, 4.0])]
+    for answer in (rows, tuple(rows), [[np.float32(1), 2], [3, np.int64(4)]], np.stack(rows)):
+        verdict = check_numbers(answer, expected=[[1, 2], [3, 4]], mistakes=[], right="Four.")
+        assert verdict.right
 
 
 def test_an_unfinished_answer_is_the_readers_turn() -> None:

@@ -131,7 +131,7 @@ def itself() -> list[Any]:
 THINGS: list[Any] = [
     torch.zeros(2).as_subclass(Liar),
     Yes(),
-    Nought(3),
+    Nought(4),
     itself(),
     Endless(),
     torch.zeros(2).to_sparse(),
