@@ -20,7 +20,7 @@ from d2lattn.checks import (
     check_number,
     check_scoring_function,
 )
-from d2lattn.engine.probe import pairs_of, tensors_of, tried
+from d2lattn.engine.probe import is_of_pairs, pairs_of, tensors_of
 from d2lattn.score import (
     Pairs,
     Score,
@@ -35,6 +35,7 @@ __all__ = ["Biased", "SoftCapped"]
 
 Change = Callable[[Tensor, Block], Tensor]
 Bias = Tensor | Callable[[Tensor, Tensor], Tensor]
+Positions = tuple[Tensor, Tensor]
 
 
 class OnTop(Score):
@@ -49,10 +50,9 @@ class OnTop(Score):
         """The scores of a block, changed."""
         raise NotImplementedError
 
-    def change_of_now(self, last: Tensor) -> tuple[Change, tuple[Tensor, ...], bool] | None:
-        """The same with the tensors of this moment; those; whether there may be others. The
-        position of the ``last`` query and key, shape ``(1, 1)``, is there to try it on; None if
-        only all at once will do."""
+    def change_of_now(self, few: Positions) -> tuple[Change, tuple[Tensor, ...], bool] | None:
+        """The same with the tensors of this moment; those; whether there may be others. A ``few``
+        positions of queries and keys are there to try it on; None if only all at once will do."""
         return self.change, (), False
 
     def placed(self, block: Block) -> Score:
@@ -98,8 +98,10 @@ class OnTop(Score):
         """Those of the score below, changed."""
         if not isinstance(self.score, Score) or not knows(self, "change_of_now", of="change"):
             return None
-        last = torch.full((1, 1), k.shape[-2] - 1, device=q.device)
-        below, found = pairs_of(self.score, q, k), self.change_of_now(last)
+        shape = (*q.shape[:-1], k.shape[-2])
+        rows, columns = (slice(max(0, n - few), n) for n, few in ((shape[-2], 2), (shape[-1], 3)))
+        few = Block.whole(shape)._replace(rows=rows, columns=columns).positions(q.device)
+        below, found = pairs_of(self.score, q, k), self.change_of_now(few)
         if below is None or found is None:
             return None
         change, tensors, unknown = found
@@ -184,13 +186,13 @@ class Biased(OnTop):
         """The bias of the block added."""
         return _add(self.bias, scores, block)
 
-    def change_of_now(self, last: Tensor) -> tuple[Change, tuple[Tensor, ...], bool] | None:
+    def change_of_now(self, few: Positions) -> tuple[Change, tuple[Tensor, ...], bool] | None:
         """With the tensor, or the module's tensors, of this moment."""
         bias = self.bias
         if isinstance(bias, Tensor):
             return partial(_add, bias), (bias,), False
         module = bias if isinstance(bias, nn.Module) else nn.Module()
-        if is_hooked_inside(module) or tried([partial(bias, last, last)], module) is None:
+        if is_hooked_inside(module) or not is_of_pairs(bias, module, *few):
             return None
         if module is not bias:
             return partial(_add, bias), (), True
@@ -281,7 +283,7 @@ class SoftCapped(OnTop):
         """Bent towards the cap."""
         return _capped(self.cap, scores, block)
 
-    def change_of_now(self, last: Tensor) -> tuple[Change, tuple[Tensor, ...], bool]:
+    def change_of_now(self, few: Positions) -> tuple[Change, tuple[Tensor, ...], bool]:
         """With the cap of this moment."""
         tensors = (self.cap,) if isinstance(self.cap, Tensor) else ()
         return partial(_capped, self.cap), tensors, False

@@ -14,7 +14,7 @@ from d2lattn.checks import check_sizes
 from d2lattn.dot_product import BilinearScore, DotProductScore
 from d2lattn.engine.probe import pairs_of, tried
 from d2lattn.kernels import KernelScore
-from d2lattn.score import Pairs, Score, knows
+from d2lattn.score import Pairs, Score, is_hooked_inside, knows
 
 __all__ = ["KeysProjected"]
 
@@ -90,6 +90,8 @@ class KeysProjected(Score):
             below = below.score
         if type(below).project in _ON_THEIR_OWN and "project" not in vars(below):
             return True
+        if is_hooked_inside(self.score):
+            return False
         few = keys.detach()[..., :2, :]
         query = keys.new_ones(*keys.shape[:-2], 1, self.query_size)
         tokens = (query, few), (query, few[..., :0, :]), (query[..., :0, :], few)

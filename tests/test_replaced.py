@@ -245,6 +245,68 @@ def test_keys_that_were_projected_before_stand_where_they_stood(bias, need_weigh
     torch.testing.assert_close(found, Attention(score)(q, k, v).output)
 
 
+class Transformed(Score):
+    """Dot products by functions of `torch.func`, which checkpoints do not all know."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        if self.how == "vmap":
+            return torch.vmap(lambda a, b: a @ b.mT)(q, k) / 8**0.5
+        if self.how == "jvp":
+            return torch.func.jvp(lambda x: x @ k.mT / 8**0.5, (q,), (q,))[1]
+        return torch.func.grad(lambda x: 0.5 * (x**2).sum())(q) @ k.mT / 8**0.5
+
+
+@pytest.mark.parametrize("how", ["vmap", "jvp", "grad"])
+@at_every_size
+@everywhere
+def test_a_score_may_use_transforms(how, size, need_weights):
+    check(Attention(Transformed(how)), dot, size, need_weights)
+
+
+def squeezed(i: Tensor, j: Tensor) -> Tensor:
+    distances = (i - j).squeeze()
+    return -0.1 * distances[:, :].abs()
+
+
+TABLE = normal(300, 300)
+SLOPE = normal(1, requires_grad=True)
+WHOLE = {
+    "fails for one pair": (squeezed, lambda i, j: -0.1 * (i - j).abs()),
+    "looks at the last": (lambda i, j: i * j / i.max(), lambda i, j: i * j / i.max()),
+    "counts": (lambda i, j: 0.01 * i + len(i) * (j % 3), lambda i, j: 0.01 * i + len(i) * (j % 3)),
+    "returns all": (lambda i, j: TABLE, lambda i, j: TABLE),
+    "by vmap": (
+        lambda i, j: torch.vmap(lambda s: s * (i - j).abs())(SLOPE)[0],
+        lambda i, j: SLOPE[0] * (i - j).abs(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@everywhere
+def test_a_function_of_positions_may_need_all_of_them(name, need_weights, monkeypatch):
+    monkeypatch.setattr("d2lattn.engine.in_blocks.ELEMENTS", 2**14)
+    bias, meant = WHOLE[name]
+    i, j = positions(300)
+    score = Biased(DotProductScore(), bias)
+    check(Attention(score), lambda q, k: dot(q, k) + meant(i, j), 300, need_weights)
+
+
+@pytest.mark.parametrize("mask", [Mask.causal(), Mask.window(100)])
+def test_pieces_of_scores_that_leave_logarithms_no_digits(mask):
+    q = torch.full((2048, 4), 5e3)
+    v = normal(2048, 2, dtype=torch.float32)
+    attention = DotProductAttention(scale=1.0)
+    weighed, streamed = (
+        attention(q, q, v, mask=mask, need_weights=x).output for x in (True, False)
+    )
+    torch.testing.assert_close(streamed, weighed)
+
+
 def test_a_table_with_a_number_that_is_none_may_be_made_anew():
     table = np.append(-0.1 * np.arange(300, dtype=np.float32), np.float32(np.nan))
     score = Biased(DotProductScore(), lambda i, j: torch.from_numpy(table)[(i - j).abs()])

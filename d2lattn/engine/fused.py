@@ -22,6 +22,8 @@ from d2lattn.score import Pairs
 
 # Tokens that are copied to be computed together: 4 MB at 64 features in float32.
 TOKENS = 2**14
+# What a logarithm of a sum of exponentials may be at the most, where pieces are joined by it.
+LARGE = 1e4
 
 _FORWARD, _BACKWARD = (
     getattr(torch.ops.aten, f"_scaled_dot_product_flash_attention_for_cpu{way}", None)
@@ -78,8 +80,13 @@ def fused(
         output, logsumexp = _Fused.apply(scale, tree, q, k, values, *leaves)
     else:
         output, logsumexp = _Fused.forward(scale, tree, q, k, values, *leaves)
-    # What is hidden from some may have reached them: 0 times NaN.
-    return None if mask is not None and not is_finite(output) else (output, logsumexp)
+    if mask is not None:
+        # What is hidden from some may have reached them, 0 times NaN; and what pieces weigh is
+        # known by logarithms, of which large ones have no digits left for it.
+        large = logsumexp.abs().masked_fill(logsumexp == -torch.inf, 0.0) > LARGE
+        if not is_finite(output) or bool(large.any()):
+            return None
+    return output, logsumexp
 
 
 class _Fused(torch.autograd.Function):
@@ -237,6 +244,8 @@ def join(output: Tensor, logsumexp: Tensor, other: Tensor, log: Tensor) -> None:
     """Take what other keys gave into what there is, in place."""
     total = torch.logaddexp(logsumexp, log)
     anchor = total.masked_fill(total == -torch.inf, 0.0)
-    output.mul_((logsumexp - anchor).exp_().unsqueeze(-1))
-    output.addcmul_(other, (log - anchor).exp_().unsqueeze(-1))
+    mine, theirs = (logsumexp - anchor).exp_(), (log - anchor).exp_()
+    whole = (mine + theirs).masked_fill_(total == -torch.inf, 1.0)  # 1, but for rounding
+    output.mul_((mine / whole).unsqueeze(-1))
+    output.addcmul_(other, (theirs / whole).unsqueeze(-1))
     logsumexp.copy_(total)

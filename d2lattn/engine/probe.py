@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -35,9 +36,9 @@ class Witness(TorchFunctionMode):
     """Notes every tensor from outside that is used within, with its version, and what came of it.
 
     Given an earlier pass, it raises :class:`ChangedError` as soon as a tensor is used that was
-    changed since, or one with a gradient that this pass did not use. Others may be new, a table
-    that a function makes anew for instance: whether they hold the same numbers, and what is no
-    tensor does, is seen in the scores. No tensor is held.
+    changed since, or a parameter that this pass did not use. Others may be new, a table that a
+    function makes anew for instance: whether they hold the same numbers, and what is no tensor
+    does, is seen in the scores. No tensor is held.
 
     Parameters
     ----------
@@ -73,20 +74,19 @@ class Witness(TorchFunctionMode):
         version = self.seen[tensor] = version_of(tensor)
         if self._expected is not None:
             known = self._expected.seen.get(tensor)
-            if tensor.requires_grad if known is None else known != version:
+            if tensor.requires_grad and tensor.is_leaf if known is None else known != version:
                 raise ChangedError
 
     def sum_up(self, scores: Tensor, hidden: Tensor | None) -> None:
-        """Look at the scores that count, and at where they are."""
+        """Look at the scores, and at how many are hidden from each query and of each key."""
+        every = scores.flatten()
+        if not is_finite(every):
+            every = every.nan_to_num(0.0, 0.0, 0.0)
+        total, squares = float(every.sum()), float(every.dot(every))
         places = 0.0
         if hidden is not None:
-            scores = scores.masked_fill(hidden, 0.0)
-            numbers = torch.arange(1, hidden.numel() + 1, device=hidden.device)
-            places = float(numbers.masked_fill_(~hidden.flatten(), 0).sum())
-        if not is_finite(scores):
-            scores = scores.nan_to_num(0.0, 0.0, 0.0)
-        every = scores.flatten()
-        total, squares = float(every.sum()), float(every.dot(every))
+            for counts in (hidden.sum(-1).flatten(), hidden.sum(-2).flatten()):
+                places += float(counts @ torch.arange(1, len(counts) + 1, device=counts.device))
         self.sums = total, squares, places
         if self._expected is None:
             return
@@ -182,10 +182,7 @@ def pairs_by_trial(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
             (last, few_rows, all_columns),
         )
     ]  # fmt: skip
-    try:
-        found = tried(runs, score)
-    except Exception:  # it may be one that needs all, or else will fail again
-        return None
+    found = tried(runs, score)
     if found is None or not all(isinstance(scores, Tensor) for scores in found[0]):
         return None
     (few, alone, before, of_last), sizes = found
@@ -204,8 +201,9 @@ def pairs_by_trial(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
 
 
 def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[list[int]]] | None:
-    """What they return, and the sizes of what each made; None if a run leaves a trace: it draws
-    random numbers, changes a tensor, or takes other tensors than the one before."""
+    """What they return, and the sizes of what each made; None if a run leaves a trace (it draws
+    random numbers, changes a tensor, or takes other parameters than the one before), or fails: it
+    may be one that needs all at once, or knows no checkpoints."""
     device = next((x.device for run in runs for x in run.args if isinstance(x, Tensor)), None)
     state = RandomState(device or torch.device("cpu"))
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
@@ -213,10 +211,11 @@ def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[
     found, sizes = [], []
     for run in runs:
         own = [x for x in run.args if isinstance(x, Tensor)]
-        with Witness(*own, expected=used) as witness:  # with gradients: a table may be kept
+        # With gradients, as a table may be kept.
+        with saved_tensors_hooks(lambda x: x, lambda x: x), Witness(*own, expected=used) as witness:
             try:
                 found.append(run())
-            except ChangedError:
+            except Exception:
                 return None
         used = witness
         sizes.append(witness.sizes)
@@ -226,6 +225,28 @@ def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[
                 buffer.data.copy_(value)
             return None
     return found, sizes
+
+
+def is_of_pairs(
+    bias: Callable[[Tensor, Tensor], Any], module: nn.Module, i: Tensor, j: Tensor
+) -> bool:
+    """Whether a function of positions may be asked for some of them at a time: what it returns for
+    a few is what it returns for fewer of these."""
+    runs = [partial(bias, i, j)] + [partial(bias, i[:1], j[:, 1:])] * (j.numel() > 1)
+    found = tried(runs, module)
+    if found is None:
+        return False
+    if len(runs) == 1 or not all(isinstance(x, Tensor) and x.dtype != torch.bool for x in found[0]):
+        return True  # an error will say what it returned
+    sizes = (len(i), j.numel()), (1, j.numel() - 1)
+    try:
+        every, fewer = (
+            torch.broadcast_to(x, torch.broadcast_shapes(x.shape, size))
+            for x, size in zip(found[0], sizes, strict=True)
+        )
+    except RuntimeError:
+        return False
+    return _same(every[..., :1, 1:], fewer)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
