@@ -85,8 +85,10 @@ class Witness(TorchFunctionMode):
         total, squares = float(every.sum()), float(every.dot(every))
         places = 0.0
         if hidden is not None:
-            for counts in (hidden.sum(-1).flatten(), hidden.sum(-2).flatten()):
-                places += float(counts @ torch.arange(1, len(counts) + 1, device=counts.device))
+            for axis in (-1, -2):
+                counts = hidden.sum(axis, dtype=torch.int32).flatten().long()
+                numbers = torch.arange(1, len(counts) + 1, device=counts.device)
+                places += float((counts * numbers).sum())
         self.sums = total, squares, places
         if self._expected is None:
             return
