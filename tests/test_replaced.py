@@ -396,7 +396,8 @@ def test_a_function_that_drops_at_random_drops_the_same_whatever_is_asked_for(si
 @pytest.mark.parametrize("shape", [(), (2, 1, 1)])
 @at_every_size
 @everywhere
-def test_a_cap_may_be_learned(shape, size, need_weights):
+def test_a_cap_may_be_learned(shape, size, need_weights, monkeypatch):
+    monkeypatch.setattr("d2lattn.engine.in_blocks.ELEMENTS", 2**14)  # several blocks
     attention: Any = Attention(SoftCapped(DotProductScore(scale=1.0), 2.0))
     attention.score.cap = cap = nn.Parameter(normal(*shape).exp())
     check(attention, lambda q, k: cap * (q @ k.mT / cap).tanh(), size, need_weights, cap)
