@@ -331,6 +331,17 @@ def test_what_a_function_makes_of_a_block_is_not_held(grad):
     assert output.shape == (1, 1000, D)
 
 
+def test_a_change_too_small_for_the_scores_to_show_is_noticed():
+    table = normal(599, requires_grad=True)
+    q, k, v = tokens(300)
+    attention = Attention(Biased(DotProductScore(), lambda i, j: table[j - i + 299]))
+    output = attention(q, k, v, need_weights=False).output
+    with torch.no_grad():
+        table.add_(1e-9)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
 def test_a_mask_that_changes_is_noticed_where_all_scores_are_zero():
     found, (q, k, v) = {"width": 3}, tokens(300)
     mask = Mask.where(lambda i, j: (i - j).abs() <= found["width"])
