@@ -99,7 +99,7 @@ class OnTop(Score):
         if not isinstance(self.score, Score) or not knows(self, "change_of_now", of="change"):
             return None
         shape = (*q.shape[:-1], k.shape[-2])
-        rows, columns = (slice(max(0, n - few), n) for n, few in ((shape[-2], 2), (shape[-1], 3)))
+        rows, columns = slice(max(0, shape[-2] - 2), None), slice(max(0, shape[-1] - 3), None)
         few = Block.whole(shape)._replace(rows=rows, columns=columns).positions(q.device)
         below, found = pairs_of(self.score, q, k), self.change_of_now(few)
         if below is None or found is None:

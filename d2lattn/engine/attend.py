@@ -48,7 +48,7 @@ def at_a_glance(
     if mask is not None or not is_ordinary(*tensors) or is_autocast(queries.device):
         return None
     if hasattr(type(attention), "score") or hasattr(type(attention), "dropout"):
-        return None
+        return None  # a property, which comes before what is found below
     inner = attention._modules  # where an attribute is found that is a module, but sooner
     score, dropout = inner.get("score"), inner.get("dropout")
     scale = score.plain_factor(queries, keys) if isinstance(score, Score) else None

@@ -249,7 +249,8 @@ class _Run:
         if k.shape[-2] == 0:
             return self._nothing(q, k, values)
         foreign = self.pairs.unknown or (self.mask is not None and self.mask.foreign)
-        watch = Witness(q, k, expected=self.witness) if foreign else None
+        again_later = foreign and torch.is_grad_enabled()
+        watch = Witness(q, k, expected=self.witness) if again_later else None
         with without_autocast(q), watch or nullcontext():
             hidden = None
             if self.mask is not None and not self.full:

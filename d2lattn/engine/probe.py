@@ -16,7 +16,6 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from d2lattn.blocks import Block, parts_of_batch
-from d2lattn.checks import is_finite
 from d2lattn.score import Pairs, Score, is_hooked_inside, knows
 
 
@@ -80,9 +79,11 @@ class Witness(TorchFunctionMode):
     def sum_up(self, scores: Tensor, hidden: Tensor | None) -> None:
         """Look at the scores, and at how many are hidden from each query and of each key."""
         every = scores.flatten()
-        if not is_finite(every):
+        total = float(every.sum())
+        if not math.isfinite(total):
             every = every.nan_to_num(0.0, 0.0, 0.0)
-        total, squares = float(every.sum()), float(every.dot(every))
+            total = float(every.sum())
+        squares = float(every.dot(every))
         places = 0.0
         if hidden is not None:
             for axis in (-1, -2):
@@ -217,11 +218,12 @@ def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[
         with saved_tensors_hooks(lambda x: x, lambda x: x), Witness(*own, expected=used) as witness:
             try:
                 found.append(run())
+                failed = False
             except Exception:
-                return None
+                failed = True
         used = witness
         sizes.append(witness.sizes)
-        if witness.changed or state.was_drawn_from():
+        if failed or witness.changed or state.was_drawn_from():
             state.restore()
             for buffer, value in before:
                 buffer.data.copy_(value)

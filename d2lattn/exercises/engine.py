@@ -127,7 +127,7 @@ def check_function(
                 return Verdict(False, joined(changed, where))
             want = reference(*map(_copy, args))
             if not _same(value, want):
-                message = _diagnosed(args, value, want, mistakes, cases, trial.results)
+                message = _diagnosed(case, value, want, mistakes, cases, trial.results)
                 return Verdict(False, joined(message, where))
             if differentiable and _needs_gradient(want) and not _needs_gradient(value):
                 cut_off = _("The numbers are right, but no gradient comes back: somewhere on the "
@@ -158,7 +158,7 @@ def try_out(
 
 
 def _diagnosed(
-    args: tuple[Any, ...],
+    case: int,
     value: Any,
     want: Any,
     mistakes: Sequence[Mistake],
@@ -168,17 +168,15 @@ def _diagnosed(
     """What to say about a wrong result: a mistake that computes the same, here and where the
     answer is right."""
     tried = [(inputs, given) for inputs, (given, error) in zip(cases, results, strict=False)]
-    before = tried[: next(i for i, (inputs, _) in enumerate(tried) if inputs is args)]
     looks_like = [
         mistake
         for mistake in mistakes
-        if _computes(mistake, args, value)
-        and not _computes(mistake, args, want)
-        and all(_computes(mistake, *case) for case in before)
+        if all(_computes(mistake, *one) for one in tried[: case + 1])
+        and not _computes(mistake, cases[case], want)
     ]
     if not looks_like:
         return difference(value, want)
-    return max(looks_like, key=lambda m: sum(_computes(m, *case) for case in tried)).message
+    return max(looks_like, key=lambda m: sum(_computes(m, *one) for one in tried)).message
 
 
 def check_numbers(
