@@ -1,23 +1,27 @@
 """Additive attention: the score is a small neural network."""
 
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2lattn.additive_pairs import compare_additively
+from d2lattn.additive_pairs import WORTH_A_CALL, compare_additively, scores_at_a_glance
 from d2lattn.attention import Attention
 from d2lattn.blocks import Block
 from d2lattn.checks import (
     at_least_float32,
+    check_dtype,
     check_floating,
     check_same_width,
     check_sizes,
     check_tokens,
+    is_ordinary,
+    wants_gradients,
 )
 from d2lattn.engine.probe import pairs_by_trial
-from d2lattn.score import Pairs, Score, apply_linear, is_linear
+from d2lattn.score import Glance, Pairs, Score, apply_linear, is_untouched, only_weight
 
 __all__ = ["AdditiveAttention", "AdditiveScore", "additive_score"]
 
@@ -62,8 +66,7 @@ def additive_score(
     check_tokens(queries=queries, keys=keys)
     check_same_width(queries, keys, "project both to the same number of hidden features first")
     check_floating("w_v", w_v)
-    if w_v.dtype != queries.dtype:
-        raise TypeError(f"w_v must have the dtype of the queries, {queries.dtype}; got {w_v.dtype}")
+    check_dtype("w_v", w_v, queries.dtype)
     if w_v.shape != queries.shape[-1:]:
         raise ValueError(
             f"w_v must have shape ({queries.shape[-1]},), one weight for each hidden feature; "
@@ -105,6 +108,8 @@ class AdditiveScore(Score):
     Translate" (2015), appendix A.1.2.
     """
 
+    few: ClassVar[int] = 2**19  # as many as a block has of other sizes
+
     def __init__(self, key_size: int, query_size: int, num_hiddens: int) -> None:
         super().__init__()
         check_sizes(key_size=key_size, query_size=query_size, num_hiddens=num_hiddens)
@@ -131,17 +136,38 @@ class AdditiveScore(Score):
         k: Float[Tensor, "*batch keys hidden"],
     ) -> Float[Tensor, "*batch queries keys"]:
         """tanh of the sum of every pair, weighted by w_v."""
-        if is_linear(self.w_v) and self.w_v.bias is None:
-            return compare_additively(q, k, self.w_v.weight.squeeze(0).to(q.dtype))
+        w_v = only_weight(self.w_v)
+        if w_v is not None:
+            return compare_additively(q, k, w_v.squeeze(0).to(q.dtype))
         features = torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3))
         parameters = (x for x in self.w_v.parameters() if x.is_floating_point())
         return self.w_v(features.to(next(parameters, features).dtype)).squeeze(-1)
 
+    def at_a_glance(self, queries: Tensor, keys: Tensor) -> Glance | None:
+        """With layers as they were made, where no gradient follows."""
+        w_q, w_k, w_v = (only_weight(layer) for layer in (self.W_q, self.W_k, self.w_v))
+        if w_q is None or w_k is None or w_v is None or not is_untouched(self, AdditiveScore):
+            return None
+        hidden, (batch, num_queries, _), num_keys = w_v.numel(), queries.shape, keys.shape[1]
+        plain = (
+            num_queries > 1  # for a single one the formula is used as it stands
+            and WORTH_A_CALL <= batch * num_queries * num_keys <= AdditiveScore.few
+            and is_ordinary(w_q, w_k, w_v)
+            and w_q.shape == (hidden, queries.shape[-1])
+            and w_k.shape == (hidden, keys.shape[-1])
+            and w_v.shape == (1, hidden)
+            and w_q.dtype == w_k.dtype == w_v.dtype == keys.dtype
+            and w_q.device == w_k.device == w_v.device == keys.device
+            and not wants_gradients(queries, keys, w_q, w_k, w_v)
+        )
+        return partial(scores_at_a_glance, queries, keys, w_q, w_k, w_v) if plain else None
+
     def pairs(self, q: Tensor, k: Tensor) -> Pairs | None:
         """With the vector of now; after a trial, if it is not one as it was made."""
-        if not is_linear(self.w_v) or self.w_v.bias is not None:
+        weight = only_weight(self.w_v)
+        if weight is None:
             return pairs_by_trial(self, q, k)
-        w_v = self.w_v.weight.squeeze(0).to(q.dtype)
+        w_v = weight.squeeze(0).to(q.dtype)
         return Pairs(partial(_compare_block, w_v), (w_v,), times=2)
 
 

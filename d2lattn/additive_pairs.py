@@ -15,9 +15,11 @@ from d2lattn.checks import is_ordinary, wants_gradients
 from d2lattn.derivatives import Gradients, gradients_again
 
 __all__ = [
+    "add_quotients",
     "compare_additively",
     "compare_by_broadcasting",
     "have_exponentials",
+    "scores_at_a_glance",
     "scores_by_exponentials",
 ]
 
@@ -66,11 +68,10 @@ def compare_by_broadcasting(
     return features @ w_v
 
 
-def have_exponentials(q: Tensor, k: Tensor) -> bool:
-    """Whether no e^(-2q) and no e^(2k) leaves the range of normal numbers."""
-    limit = -math.log(torch.finfo(q.dtype).tiny)
-    ends = torch.stack([end for x in (q, k) for end in x.detach().aminmax()]).tolist()
-    return all(2 * abs(end) <= limit for end in ends)
+def have_exponentials(q: Tensor, k: Tensor, factor: float = 2.0) -> bool:
+    """Whether e to the power of these, times the factor, or 1 over it is a normal number."""
+    limit = -math.log(torch.finfo(q.dtype).tiny) / factor
+    return all(abs(end.item()) <= limit for x in (q, k) for end in x.detach().aminmax())
 
 
 def scores_by_exponentials(
@@ -91,13 +92,51 @@ def scores_by_exponentials(
     factors = -2.0 * w_v
     for some, (n,), of_queries, of_keys in sums.blocks(scores):
         if sums.features == 1:
-            for (x,), (z,), factor in zip(of_queries, of_keys, factors.tolist(), strict=True):
-                some.addcdiv_(x, torch.add(x, z, out=n), value=factor)
+            xs, zs = ([each for (each,) in features] for features in (of_queries, of_keys))
+            add_quotients(some, xs, zs, factors.tolist(), n)
             continue
         of_features = factors.view(-1, 1, 1, 1).split(sums.features)
         for (x,), (z,), several in zip(of_queries, of_keys, of_features, strict=True):
             held = torch.add(x, z, out=n[: len(x)])
             some += torch.div(several * x, held, out=held).sum(dim=0)
+    return scores
+
+
+def add_quotients(
+    scores: Float[Tensor, "batch queries keys"],
+    xs: Sequence[Tensor],
+    zs: Sequence[Tensor],
+    factors: Sequence[float],
+    room: Float[Tensor, "batch queries keys"],
+) -> None:
+    r"""Add :math:`f\,x / (x + z)` to the scores, one feature after the other."""
+    add, add_quotient = torch.add, scores.addcdiv_  # looked up once
+    for x, z, factor in zip(xs, zs, factors, strict=True):
+        add_quotient(x, add(x, z, out=room), value=factor)
+
+
+def scores_at_a_glance(
+    queries: Float[Tensor, "batch queries query_size"],
+    keys: Float[Tensor, "batch keys key_size"],
+    w_q: Float[Tensor, "hidden query_size"],
+    w_k: Float[Tensor, "hidden key_size"],
+    w_v: Float[Tensor, "1 hidden"],
+    veil: Float[Tensor, "batch 1 keys"] | None,
+) -> Float[Tensor, "batch queries keys"] | None:
+    r"""The scores of tokens that were not projected, and a veil added; None out of range.
+
+    Nothing but calls of PyTorch: a product that gives :math:`-2 W_q q` with each feature in a row
+    becomes the exponentials, and scores begin with what is to be added.
+    """
+    batch, num_queries, num_keys = *queries.shape[:2], keys.shape[1]
+    x = torch.bmm((-2.0 * w_q).expand(batch, -1, -1), queries.mT)
+    z = torch.bmm((2.0 * w_k).expand(batch, -1, -1), keys.mT)
+    if not have_exponentials(x, z, factor=1.0):
+        return None
+    xs, zs = x.exp_().unsqueeze(-1).unbind(1), z.exp_().unsqueeze(-2).unbind(1)
+    start = w_v.sum() if veil is None else w_v.sum() + veil
+    scores = start.expand(batch, num_queries, num_keys).contiguous()
+    add_quotients(scores, xs, zs, (-2.0 * w_v[0]).tolist(), torch.empty_like(scores))
     return scores
 
 

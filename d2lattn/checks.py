@@ -132,6 +132,12 @@ def check_floating(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be floating point; got {tensor.dtype}")
 
 
+def check_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Raise a TypeError that names the argument unless it has the dtype of the queries."""
+    if tensor.dtype != dtype:
+        raise TypeError(f"{name} must have the dtype of the queries, {dtype}; got {tensor.dtype}")
+
+
 def check_integers(name: str, tensor: Tensor) -> None:
     """Raise a TypeError that names the argument unless it is a tensor of integers."""
     if not isinstance(tensor, Tensor):
@@ -224,9 +230,7 @@ def check_tokens(**tokens: Tensor) -> None:
         if tensor.device != device:
             check_device(name, tensor, device)
         if tensor.dtype != dtype and not is_autocast(device):
-            raise TypeError(
-                f"{name} must have the dtype of the queries, {dtype}; got {tensor.dtype}"
-            )
+            check_dtype(name, tensor, dtype)
         if tensor.shape[:-2] != batch:
             raise ValueError(
                 f"{name} must have the batch axes of the queries, {tuple(batch)}; "

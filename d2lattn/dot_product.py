@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from d2lattn.attention import Attention
 from d2lattn.checks import (
     at_least_float32,
+    check_dtype,
     check_floating,
     check_number,
     check_same_width,
@@ -16,7 +17,8 @@ from d2lattn.checks import (
     product,
 )
 from d2lattn.engine.fused import dot_products
-from d2lattn.score import Pairs, Score, apply_linear, is_linear, is_untouched
+from d2lattn.engine.small import add_products
+from d2lattn.score import Glance, Pairs, Score, apply_linear, is_untouched, only_weight
 
 __all__ = [
     "BilinearScore",
@@ -118,11 +120,12 @@ class DotProductScore(Score):
         scale = self._factor(q)
         return None if isinstance(scale, Tensor) else (q, k, scale)
 
-    def plain_factor(self, queries: Tensor, keys: Tensor) -> float | None:
-        """Its own, if it is a number that every dtype holds."""
+    def at_a_glance(self, queries: Tensor, keys: Tensor) -> Glance | None:
+        """By one call, if its factor is a number that every dtype holds."""
         fits = is_untouched(self, DotProductScore) and queries.shape[-1] == keys.shape[-1]
-        scale = self._factor(queries) if fits else None
-        return scale if isinstance(scale, (float, int)) and abs(scale) < 1e9 else None
+        scale = self._factor(queries) if fits else math.inf
+        plain = isinstance(scale, (float, int)) and abs(scale) < 1e9
+        return (lambda veil: add_products(queries, keys, scale, veil)) if plain else None
 
     def pairs(self, q: Tensor, k: Tensor) -> Pairs:
         """The dot product, with the factor of now."""
@@ -173,10 +176,7 @@ def bilinear_score(
     """
     check_tokens(queries=queries, keys=keys)
     check_floating("weight", weight)
-    if weight.dtype != queries.dtype:
-        raise TypeError(
-            f"weight must have the dtype of the queries, {queries.dtype}; got {weight.dtype}"
-        )
+    check_dtype("weight", weight, queries.dtype)
     expected = (keys.shape[-1], queries.shape[-1])
     if weight.shape != expected:
         raise ValueError(
@@ -262,7 +262,7 @@ class BilinearScore(Score):
 
     def shows_tokens(self) -> bool:
         """It does, and projecting twice is not noticed."""
-        return is_untouched(self, BilinearScore) and is_linear(self.W)
+        return is_untouched(self, BilinearScore) and only_weight(self.W) is not None
 
 
 class DotProductAttention(Attention):

@@ -15,6 +15,10 @@ __all__ = ["Score"]
 
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 _HALVES = ("project", "compare")
+_CALLS_OF_LINEAR = nn.Linear.forward, nn.Linear.__call__
+
+# From what is added to the scores, if something is, to the sum; None if a look at them forbids it.
+Glance = Callable[[Tensor | None], Tensor | None]
 
 
 class Pairs(NamedTuple):
@@ -69,6 +73,8 @@ class Score(nn.Module):
     """
 
     _as_made: ClassVar[dict[str, Any]] = {}
+    # Up to so many are made at a glance where neither weights nor gradients are asked for.
+    few: ClassVar[int] = 2**16
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -126,9 +132,9 @@ class Score(nn.Module):
         """Queries, keys and a scale whose dot product :meth:`compare` is; None if it is none."""
         return None
 
-    def plain_factor(self, queries: Tensor, keys: Tensor) -> float | None:
-        """The factor of the dot product of queries and keys, as they are, that calling it is,
-        with nothing else that anybody could notice; None if it is none."""
+    def at_a_glance(self, queries: Tensor, keys: Tensor) -> Glance | None:
+        """How to make all scores in few calls, with nothing else that anybody could notice; None
+        if that cannot be seen at once. The tokens are checked, and have a single batch axis."""
         return None
 
     def pairs(self, q: Tensor, k: Tensor) -> Pairs | None:
@@ -198,9 +204,17 @@ def is_hooked_inside(module: nn.Module) -> bool:
     return any(is_hooked(inner) for inner in module.modules())
 
 
-def is_linear(layer: nn.Module) -> bool:
-    """Whether it is a linear layer as PyTorch makes it: its weight is all there is to it."""
-    return type(layer) is nn.Linear and "weight" in layer._parameters and not is_hooked(layer)
+def only_weight(layer: nn.Module) -> Tensor | None:
+    """The weight of a linear layer as PyTorch makes it, if that is all there is to it."""
+    if (
+        type(layer) is not nn.Linear
+        or (nn.Linear.forward, nn.Linear.__call__) != _CALLS_OF_LINEAR
+        or is_hooked(layer)
+        or layer._parameters.get("bias", ...) is not None
+    ):
+        return None
+    weight = layer._parameters.get("weight")
+    return weight if weight is not None and weight.layout is torch.strided else None
 
 
 class _Nothing:

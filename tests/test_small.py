@@ -1,4 +1,4 @@
-"""Small dot products in few calls: when they are, when they are not, and that nobody notices."""
+"""Small attention in few calls: when it is, when it is not, and that nobody notices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d2lattn import Attention, BilinearScore, DotProductAttention, DotProductScore, Mask
+from d2lattn import (
+    AdditiveAttention,
+    AdditiveScore,
+    Attention,
+    BilinearScore,
+    DotProductAttention,
+    DotProductScore,
+    Mask,
+)
 from d2lattn.engine import attend, small
 from tests.helpers import normal
 
@@ -186,3 +194,174 @@ def test_what_is_kept_of_a_length_serves_every_use() -> None:
     made = DotProductAttention()(q.requires_grad_(), k.requires_grad_(), v, LENS)
     made.output.sum().backward()
     torch.testing.assert_close(tuple(made), plainly(q, k, v, LENS))
+
+
+# --- additive scores ---
+
+
+def additive_tokens(
+    dtype: torch.dtype = torch.float64, queries: int = 100, keys: int = 110
+) -> list[Tensor]:
+    return [normal(3, n, c, seed=c, dtype=dtype) for n, c in ((queries, 6), (keys, 5), (keys, 4))]
+
+
+def additive(dtype: torch.dtype = torch.float64) -> AdditiveAttention:
+    torch.manual_seed(1)
+    return AdditiveAttention(5, 6, 8).to(dtype).eval()
+
+
+def broadcast(
+    attention: AdditiveAttention, tokens: list[Tensor], lens: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As the formula stands, each sequence by itself, without a look at what is hidden."""
+    score: Any = attention.score
+    q, k, v = tokens
+    w_q, w_k, w_v = score.W_q.weight, score.W_k.weight, score.w_v.weight
+    outputs, weights = [], []
+    for b in range(len(q)):
+        n = k.shape[1] if lens is None else int(lens[b])
+        features = torch.tanh((q[b] @ w_q.mT)[:, None] + (k[b, :n] @ w_k.mT)[None])
+        found = (features @ w_v[0]).softmax(dim=-1)
+        outputs.append(found @ v[b, :n])
+        weights.append(nn.functional.pad(found, (0, k.shape[1] - n)))
+    return torch.stack(outputs), torch.stack(weights)
+
+
+ADDITIVE_LENS = torch.tensor([70, 1, 110])
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [None, ADDITIVE_LENS, ADDITIVE_LENS.int(), torch.tensor([110, 0, 7])],
+    ids=["all", "lengths", "int32", "an empty one"],
+)
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@torch.no_grad()
+def test_additive_scores_in_few_calls_are_the_formula(
+    taken: list[bool], dtype: torch.dtype, need_weights: bool, lens: Tensor | None
+) -> None:
+    attention, tokens = additive(dtype), additive_tokens(dtype)
+    before = [x.clone() for x in (*tokens, *attention.parameters())]
+    output, weights = attention(*tokens, lens, need_weights=need_weights)
+    expected = broadcast(attention, tokens, lens)
+    torch.testing.assert_close(output, expected[0])
+    assert (weights is not None) == need_weights
+    if weights is not None:
+        torch.testing.assert_close(weights, expected[1])
+    assert taken == [lens is None or 0 not in lens]
+    for now, then in zip((*tokens, *attention.parameters()), before, strict=True):
+        assert now.equal(then)
+
+
+@torch.no_grad()
+def test_more_additive_scores_than_are_made_at_once_of_others(taken: list[bool]) -> None:
+    attention, tokens = additive(), additive_tokens(queries=200, keys=200)
+    assert attend.SCORES_AT_ONCE < 3 * 200 * 200
+    made = attention(*tokens, need_weights=False)
+    torch.testing.assert_close(made.output, broadcast(attention, tokens, None)[0])
+    q, k, v = additive_tokens(queries=500, keys=500)
+    attention(q, k, v, need_weights=False)  # several blocks
+    assert taken == [True]
+    with torch.enable_grad():  # of the weights nothing may be kept
+        attention(tokens[0], tokens[1], tokens[2].requires_grad_(), need_weights=False)
+    assert taken == [True]
+
+
+@pytest.mark.parametrize("number", [INF, -INF, NAN, 1e4])
+@pytest.mark.parametrize("where", ["keys", "values"])
+@torch.no_grad()
+def test_what_additive_attention_hides_has_no_influence(where: str, number: float) -> None:
+    attention, (q, k, v) = additive(), additive_tokens()
+    expected = broadcast(attention, [q, k, v], ADDITIVE_LENS)
+    (k if where == "keys" else v)[0, 70:] = number
+    torch.testing.assert_close(tuple(attention(q, k, v, ADDITIVE_LENS)), expected)
+
+
+@pytest.mark.parametrize("where", [0, 1], ids=["queries", "keys"])
+@torch.no_grad()
+def test_tokens_that_have_no_exponentials(taken: list[bool], where: int) -> None:
+    attention, tokens = additive(), additive_tokens()
+    tokens[where][1, 0] *= 1e4
+    made = attention(*tokens)
+    torch.testing.assert_close(tuple(made), broadcast(attention, tokens, None))
+    assert taken == [False]
+
+
+def hooked_inside(score: Any) -> None:
+    score.W_k.register_forward_hook(lambda *_: None)
+
+
+def with_a_bias(score: Any) -> None:
+    score.W_q = nn.Linear(6, 8).double()
+
+
+def doubled_inside(score: Any) -> None:
+    class Twice(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    twice = Twice(5, 8, bias=False).double()
+    twice.load_state_dict(score.W_k.state_dict())
+    score.W_k = twice
+
+
+def parametrized(score: Any) -> None:
+    nn.utils.parametrizations.weight_norm(score.w_v)
+
+
+def sparse(score: Any) -> None:
+    score.W_k.weight = nn.Parameter(score.W_k.weight.detach().to_sparse_csr())
+
+
+def compared_in_another_way(score: Any) -> None:
+    score.compare = lambda q, k: -AdditiveScore.compare(score, q, k)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [hooked_inside, with_a_bias, doubled_inside, parametrized, sparse, compared_in_another_way],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@torch.no_grad()
+def test_changed_layers_are_called_as_they_are(
+    taken: list[bool], change: Callable[[Any], None]
+) -> None:
+    attention, tokens = additive(), additive_tokens()
+    change(attention.score)
+    made = attention(*tokens)
+    scores = attention.score(*tokens[:2])
+    torch.testing.assert_close(made.weights, scores.softmax(dim=-1))
+    assert taken == []
+
+
+@torch.no_grad()
+def test_a_linear_layer_that_was_patched_is_called(
+    taken: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention, tokens = additive(), additive_tokens()
+    forward = nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: 2 * forward(self, x))
+    made = attention(*tokens)
+    monkeypatch.undo()
+    score = attention.score
+    assert isinstance(score, AdditiveScore)
+    for layer in (score.W_q, score.W_k, score.w_v):
+        layer.weight *= 2
+    torch.testing.assert_close(tuple(made), broadcast(attention, tokens, None))
+    assert taken == []
+
+
+def test_other_additive_calls_are_left_to_others(taken: list[bool]) -> None:
+    attention, tokens = additive(), additive_tokens()
+    attention(*tokens)  # gradients of the parameters follow
+    with torch.no_grad():
+        attention(*additive_tokens(queries=1, keys=20_000))
+        attention(*additive_tokens(queries=9, keys=9))
+        attention.float()
+        with pytest.raises(TypeError, match="queries must have the dtype of the layer"):
+            attention(*tokens)
+        attention.double()
+        with pytest.raises(ValueError, match="queries must have the 6 features"):
+            attention(tokens[1], tokens[1], tokens[2])
+    assert taken == []

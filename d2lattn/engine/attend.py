@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
 from d2lattn.blocks import Block
-from d2lattn.checks import check_scores, in_one_dtype, is_autocast, is_finite, is_ordinary
+from d2lattn.checks import (
+    check_scores,
+    in_one_dtype,
+    is_autocast,
+    is_finite,
+    is_ordinary,
+    wants_gradients,
+)
 from d2lattn.engine.fused import fused
 from d2lattn.engine.in_blocks import in_blocks
 from d2lattn.engine.plain import Average, average, in_few_passes, isolated, log_sum_exp
@@ -42,8 +49,8 @@ def at_a_glance(
     mask: object,
     need_weights: bool,
 ) -> Average | None:
-    """Attention by a small dot product, of tokens that were checked, before anything is made of
-    the lengths; None where it cannot be seen at a glance that this is the same."""
+    """Attention in few calls, of tokens that were checked, before anything is made of the lengths;
+    None where it cannot be seen at a glance that this is the same."""
     tensors = (queries, keys, values) if valid_lens is None else (queries, keys, values, valid_lens)
     if mask is not None or not is_ordinary(*tensors) or is_autocast(queries.device):
         return None
@@ -51,14 +58,17 @@ def at_a_glance(
         return None  # a property, which comes before what is found below
     inner = attention._modules  # where an attribute is found that is a module, but sooner
     score, dropout = inner.get("score"), inner.get("dropout")
-    scale = score.plain_factor(queries, keys) if isinstance(score, Score) else None
-    if scale is None or not fits(keys, values, valid_lens):
+    if not isinstance(score, Score) or not fits(keys, values, valid_lens):
         return None
     if dropout is None or _active(dropout) is not None:
         return None
-    if not need_weights and queries.shape[0] * queries.shape[1] * keys.shape[1] > SCORES_AT_ONCE:
+    add_scores = score.at_a_glance(queries, keys)
+    if add_scores is None:
         return None
-    found = in_few_calls(queries, keys, values, scale, valid_lens)
+    most = SCORES_AT_ONCE if wants_gradients(queries, keys, values) else type(score).few
+    if not need_weights and queries.shape[0] * queries.shape[1] * keys.shape[1] > most:
+        return None
+    found = in_few_calls(add_scores, queries, keys, values, valid_lens)
     return found if need_weights or found is None else found._replace(weights=None)
 
 

@@ -1,4 +1,4 @@
-"""Small sizes: dot products under lengths, in as few of PyTorch's calls as there are."""
+"""Small sizes: attention under lengths, in as few of PyTorch's calls as there are."""
 
 import math
 from functools import lru_cache
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from d2lattn.checks import is_finite, wants_gradients
 from d2lattn.engine.plain import Average
+from d2lattn.score import Glance
 
 # Up to so many keys what each length hides is kept, for 16 numbers of keys: half a megabyte each.
 KEYS_AT_MOST = 256
@@ -38,38 +39,46 @@ def fits(keys: Tensor, values: Tensor, valid_lens: Tensor | None) -> bool:
 
 
 def in_few_calls(
+    add_scores: Glance,
     queries: Float[Tensor, "batch queries features"],
     keys: Float[Tensor, "batch keys features"],
     values: Float[Tensor, "batch keys value_features"],
-    scale: float,
     valid_lens: Int[Tensor, " batch"] | None,
 ) -> Average | None:
-    r"""Attention by :math:`s\,q^\top k`; None where a number is not finite or a length not right.
+    """Attention; None where a number is not finite or a length not right.
 
-    Scaling, masking and the product are one call: -inf is what the product is added to. A query
-    without keys makes a NaN of its output, and so does what is not finite, but for hidden scores
-    of -inf, whose keys would reach a gradient.
+    Masking is no call: -inf is what the scores are added to. A query without keys makes a NaN of
+    its output, and so does what is not finite, but for hidden scores of -inf, whose keys would
+    reach a gradient.
     """
-    follow = wants_gradients(queries, keys)
-    if follow:  # backward, a factor of its own would go through the gradient of the keys
-        queries, scale = queries * scale, 1.0
-    if valid_lens is None:
-        veil = _NOTHING[keys.dtype]
-        scores = torch.baddbmm(veil, queries, keys.mT, beta=0.0, alpha=scale)
-    else:
+    veil = None
+    if valid_lens is not None:
         try:
             veil = _veils(keys.shape[1], keys.dtype).index_select(0, valid_lens)
         except IndexError:
             return None
-        scores = torch.baddbmm(veil, queries, keys.mT, alpha=scale)
+    scores = add_scores(veil)
+    if scores is None:
+        return None
     weights = scores.softmax(dim=-1)
     del scores  # one tensor less at a time
-    if valid_lens is not None and follow:
+    if veil is not None and wants_gradients(queries, keys):
         if not is_finite(keys, veil[..., 0]):  # the first key is hidden where all are
             return None
         weights = weights.masked_fill(veil == -math.inf, 0.0)  # no gradient comes from there
     output = torch.bmm(weights, values)
     return Average(output, weights, None) if is_finite(output) else None
+
+
+def add_products(queries: Tensor, keys: Tensor, scale: float, veil: Tensor | None) -> Tensor:
+    r"""Scores :math:`s\,q^\top k`: scaling, masking and the product are one call."""
+    if wants_gradients(queries, keys):
+        # Backward, a factor of its own would go through the gradient of the keys.
+        queries, scale = queries * scale, 1.0
+    if veil is None:
+        veil = _NOTHING[keys.dtype]
+        return torch.baddbmm(veil, queries, keys.mT, beta=0.0, alpha=scale)
+    return torch.baddbmm(veil, queries, keys.mT, alpha=scale)
 
 
 @lru_cache(maxsize=16)  # a decoder has another number of keys at each step
