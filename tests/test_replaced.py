@@ -268,6 +268,34 @@ def test_a_score_may_use_transforms(how, size, need_weights):
     check(Attention(Transformed(how)), dot, size, need_weights)
 
 
+class ReadTwice(torch.autograd.Function):
+    """A dot product whose gradient looks at what it saved once for each of its inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k)
+        return dot(q, k)
+
+    @staticmethod
+    def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor, Tensor]:
+        d_q = d_scores @ ctx.saved_tensors[1] / D**0.5
+        return d_q, d_scores.mT @ ctx.saved_tensors[0] / D**0.5
+
+
+class WithReadTwice(Score):
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return ReadTwice.apply(q, k)
+
+
+@pytest.mark.parametrize("around", [lambda x: x, lambda x: SoftCapped(x, 50.0)], ids=["", "capped"])
+@at_every_size
+@everywhere
+def test_a_gradient_may_look_twice_at_what_it_saved(around, size, need_weights):
+    cap = isinstance(around(DotProductScore()), SoftCapped)
+    scores_of = lambda q, k: 50 * torch.tanh(dot(q, k) / 50) if cap else dot(q, k)  # noqa: E731
+    check(Attention(around(WithReadTwice())), scores_of, size, need_weights)
+
+
 def squeezed(i: Tensor, j: Tensor) -> Tensor:
     distances = (i - j).squeeze()
     return -0.1 * distances[:, :].abs()

@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
 from torch.utils.weak import WeakIdKeyDictionary
 
 from d2lattn.blocks import Block, parts_of_batch
@@ -199,8 +200,24 @@ def pairs_by_trial(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
         for more, less in zip(sizes[0], sizes[1], strict=False)
         if more * alone.numel() == less * few.numel()
     ]
+    if not _can_be_kept(partial(compare, block=whole), *runs[0].args[:2]):
+        return None
     by_batch = _same(of_last, few[last])
     return Pairs(compare, tuple(named.values()), max(held, default=1), by_batch, unknown=True)
+
+
+def _can_be_kept(compare: Callable[[Tensor, Tensor], Tensor], q: Tensor, k: Tensor) -> bool:
+    """Whether a checkpoint of it has a gradient: what is saved for one may be read only once."""
+    if not torch.is_grad_enabled():
+        return True
+    q, k = (x.detach().clone().requires_grad_() for x in (q, k))
+    try:
+        scores = checkpoint(compare, q, k, use_reentrant=False, preserve_rng_state=False)
+        if scores.requires_grad:
+            torch.autograd.grad(scores.sum(), (q, k), allow_unused=True)
+    except Exception:
+        return False
+    return True
 
 
 def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[list[int]]] | None:
