@@ -136,9 +136,9 @@ class AdditiveScore(Score):
         k: Float[Tensor, "*batch keys hidden"],
     ) -> Float[Tensor, "*batch queries keys"]:
         """tanh of the sum of every pair, weighted by w_v."""
-        w_v = only_weight(self.w_v)
+        w_v = self._vector(q)
         if w_v is not None:
-            return compare_additively(q, k, w_v.squeeze(0).to(q.dtype))
+            return compare_additively(q, k, w_v)
         features = torch.tanh(q.unsqueeze(-2) + k.unsqueeze(-3))
         parameters = (x for x in self.w_v.parameters() if x.is_floating_point())
         return self.w_v(features.to(next(parameters, features).dtype)).squeeze(-1)
@@ -164,11 +164,17 @@ class AdditiveScore(Score):
 
     def pairs(self, q: Tensor, k: Tensor) -> Pairs | None:
         """With the vector of now; after a trial, if it is not one as it was made."""
-        weight = only_weight(self.w_v)
-        if weight is None:
+        w_v = self._vector(q)
+        if w_v is None:
             return pairs_by_trial(self, q, k)
-        w_v = weight.squeeze(0).to(q.dtype)
         return Pairs(partial(_compare_block, w_v), (w_v,), times=2)
+
+    def _vector(self, q: Tensor) -> Tensor | None:
+        """The vector that the last layer is, if it is nothing else."""
+        weight = only_weight(self.w_v)
+        if weight is None or weight.shape != (1, q.shape[-1]):
+            return None
+        return weight.squeeze(0).to(q.dtype)
 
 
 def _compare_block(w_v: Tensor, q: Tensor, k: Tensor, block: Block) -> Tensor:

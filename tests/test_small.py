@@ -256,7 +256,7 @@ def test_additive_scores_in_few_calls_are_the_formula(
 
 @torch.no_grad()
 def test_more_additive_scores_than_are_made_at_once_of_others(taken: list[bool]) -> None:
-    attention, tokens = additive(), additive_tokens(queries=200, keys=200)
+    attention, tokens = additive().requires_grad_(False), additive_tokens(queries=200, keys=200)
     assert attend.SCORES_AT_ONCE < 3 * 200 * 200
     made = attention(*tokens, need_weights=False)
     torch.testing.assert_close(made.output, broadcast(attention, tokens, None)[0])
@@ -314,14 +314,33 @@ def sparse(score: Any) -> None:
     score.W_k.weight = nn.Parameter(score.W_k.weight.detach().to_sparse_csr())
 
 
+class Negated(Tensor):
+    """A weight that computes in its own way, as quantized ones do."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = super().__torch_function__(func, types, args, kwargs or {})
+        return -made.as_subclass(Tensor) if func is nn.functional.linear else made
+
+
+def of_its_own_kind(score: Any) -> None:
+    weight = score.W_k.weight.detach().as_subclass(Negated)
+    score.W_k.weight = nn.Parameter(weight, requires_grad=False)
+
+
 def compared_in_another_way(score: Any) -> None:
     score.compare = lambda q, k: -AdditiveScore.compare(score, q, k)
 
 
 @pytest.mark.parametrize(
     "change",
-    [hooked_inside, with_a_bias, doubled_inside, parametrized, sparse, compared_in_another_way],
-)
+    [
+        hooked_inside, with_a_bias, doubled_inside, parametrized, sparse, of_its_own_kind,
+        compared_in_another_way,
+    ],
+)  # fmt: skip
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
 @torch.no_grad()
 def test_changed_layers_are_called_as_they_are(
@@ -354,6 +373,7 @@ def test_a_linear_layer_that_was_patched_is_called(
 
 def test_other_additive_calls_are_left_to_others(taken: list[bool]) -> None:
     attention, tokens = additive(), additive_tokens()
+    score: Any = attention.score
     attention(*tokens)  # gradients of the parameters follow
     with torch.no_grad():
         attention(*additive_tokens(queries=1, keys=20_000))
@@ -364,4 +384,8 @@ def test_other_additive_calls_are_left_to_others(taken: list[bool]) -> None:
         attention.double()
         with pytest.raises(ValueError, match="queries must have the 6 features"):
             attention(tokens[1], tokens[1], tokens[2])
+        for sizes, expected in (((4, 2), "mat1 and mat2"), ((8, 2), "score must return shape")):
+            score.w_v = nn.Linear(*sizes, bias=False).double()
+            with pytest.raises((RuntimeError, ValueError), match=expected):
+                attention(*tokens)
     assert taken == []
