@@ -150,9 +150,10 @@ class AdditiveScore(Score):
             return None
         hidden, (batch, num_queries, _), num_keys = w_v.numel(), queries.shape, keys.shape[1]
         plain = (
-            num_queries > 1  # for a single one the formula is used as it stands
+            min(num_queries, num_keys) >= 16  # fewer are projected sooner with those of others
             and WORTH_A_CALL <= batch * num_queries * num_keys <= AdditiveScore.few
             and is_ordinary(w_q, w_k, w_v)
+            and torch._C._len_torch_function_stack() == 0  # nobody looks for calls of layers
             and w_q.shape == (hidden, queries.shape[-1])
             and w_k.shape == (hidden, keys.shape[-1])
             and w_v.shape == (1, hidden)

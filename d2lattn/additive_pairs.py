@@ -41,7 +41,8 @@ def compare_additively(
     For a single query, as in a decoder's step, that tensor is as large as the keys.
     """
     single = q.shape[-2] == 1 and k.numel() <= ELEMENTS_OF_THE_BUFFER
-    if single or not is_ordinary(q, k) or 0 in (*q.shape, *k.shape):
+    broadcast = not q.shape[-1] == k.shape[-1] == len(w_v)
+    if single or broadcast or not is_ordinary(q, k) or 0 in (*q.shape, *k.shape):
         return compare_by_broadcasting(q, k, w_v)
     if have_exponentials(q, k):
         follow = wants_gradients(q, k, w_v)
@@ -69,8 +70,9 @@ def compare_by_broadcasting(
 
 
 def have_exponentials(q: Tensor, k: Tensor, factor: float = 2.0) -> bool:
-    """Whether e to the power of these, times the factor, or 1 over it is a normal number."""
-    limit = -math.log(torch.finfo(q.dtype).tiny) / factor
+    """Whether e to the power of these, times the factor, and products of two, are normal numbers,
+    so that a weight or a gradient is a factor as well."""
+    limit = -math.log(torch.finfo(q.dtype).tiny) / 2 / factor
     return all(abs(end.item()) <= limit for x in (q, k) for end in x.detach().aminmax())
 
 

@@ -1,6 +1,7 @@
 """A scoring function in two halves, and what an engine may ask of one."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -15,7 +16,18 @@ __all__ = ["Score"]
 
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 _HALVES = ("project", "compare")
-_CALLS_OF_LINEAR = nn.Linear.forward, nn.Linear.__call__
+
+
+def _defined_in(module: ModuleType, function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """It, unless somebody put it in the place of another before."""
+    return function if getattr(function, "__globals__", None) is vars(module) else None
+
+
+_CALL = _defined_in(nn.modules.module, nn.Module.__call__)
+_FORWARD = {
+    nn.Linear: _defined_in(nn.modules.linear, nn.Linear.forward),
+    nn.Dropout: _defined_in(nn.modules.dropout, nn.Dropout.forward),
+}
 
 # From what is added to the scores, if something is, to the sum; None if a look at them forbids it.
 Glance = Callable[[Tensor | None], Tensor | None]
@@ -118,7 +130,7 @@ class Score(nn.Module):
         """Whether calling it is calling its two halves, and nobody listens."""
         kind = type(self)
         plainly = kind.forward is Score.forward and kind.__call__ is nn.Module.__call__
-        return plainly and not is_hooked(self)
+        return plainly and _is_as_made(Score, "forward") and not is_hooked(self)
 
     def placed(self, block: Block) -> "Score":
         """The same score, for only those queries and keys of all that stand in a block. A score
@@ -149,6 +161,9 @@ class Score(nn.Module):
         """Whether the score of a token that is not finite is not finite either, and nobody would
         notice if the tokens were projected and compared once more."""
         return False
+
+
+Score._as_made = dict(vars(Score))
 
 
 def knows(score: Score, shortcut: str, of: str = "compare") -> bool:
@@ -186,6 +201,7 @@ def is_hooked(module: nn.Module) -> bool:
         or state["_backward_pre_hooks"]
         or "forward" in state
         or _has_any_global_hook()
+        or nn.Module.__call__ is not _CALL
     )
 
 
@@ -193,9 +209,9 @@ def is_untouched(score: Score, kind: type[Score]) -> bool:
     """Whether it is of this very class, as it was made, and nobody listens."""
     return (
         type(score) is kind
-        and _is_as_made(kind, *_HALVES, "forward", "__call__")
+        and _is_as_made(kind, *_HALVES)
         and vars(score).keys().isdisjoint(_HALVES)
-        and not is_hooked(score)
+        and score.in_halves()
     )
 
 
@@ -204,12 +220,16 @@ def is_hooked_inside(module: nn.Module) -> bool:
     return any(is_hooked(inner) for inner in module.modules())
 
 
+def is_of_pytorch(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is of this very class, with the method that PyTorch gave it, and unhooked."""
+    return type(module) is kind and kind.forward is _FORWARD[kind] and not is_hooked(module)
+
+
 def only_weight(layer: nn.Module) -> Tensor | None:
     """The weight of a linear layer as PyTorch makes it, if that is all there is to it."""
     if (
-        type(layer) is not nn.Linear
-        or (nn.Linear.forward, nn.Linear.__call__) != _CALLS_OF_LINEAR
-        or is_hooked(layer)
+        not is_of_pytorch(layer, nn.Linear)
+        or nn.functional.linear is not torch._C._nn.linear
         or layer._parameters.get("bias", ...) is not None
     ):
         return None
@@ -233,13 +253,16 @@ def apply_linear(
     name: str, tokens: Float[Tensor, "*batch tokens features"], layer: nn.Module
 ) -> Float[Tensor, "*batch tokens hidden"]:
     """The layer's output, after a check that names the argument if the tokens do not fit it."""
-    features = getattr(layer, "in_features", 0)
-    if features and tokens.shape[-1] != features:  # 0 in a lazy layer
+    parameters = layer._parameters
+    weight = parameters["weight"] if "weight" in parameters else None  # noqa: SIM401 - no dict where scripted
+    features = getattr(layer, "in_features", 0)  # 0 in a lazy layer
+    if weight is not None and type(layer) is nn.Linear:
+        features = weight.shape[-1]
+    if features and tokens.shape[-1] != features:
         raise ValueError(
             f"{name} must have the {features} features that the layer was made for; "
             f"got {tokens.shape[-1]}"
         )
-    weight = layer._parameters.get("weight")
     if weight is not None:  # it may be something else, or be made anew each time that it is read
         if tokens.dtype != weight.dtype and not is_autocast(tokens.device):
             raise TypeError(

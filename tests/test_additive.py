@@ -1,5 +1,7 @@
 """Additive attention, against D2L's class, a concatenation network and finite differences."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -185,9 +187,9 @@ def test_inputs_stay_as_they_were():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("size", [1.0, 43.0, 60.0, 1e4])
+@pytest.mark.parametrize("size", [1.0, 18.0, 43.0, 60.0, 1e4])
 def test_large_features_stream_without_overflow(size, dtype):
-    """e^(2 * 43) is a float32, e^(2 * 60) and e^(2 * 43) e^(2 * 43) are not."""
+    """e^(2 * 43) is a float32, but only at 18 are products of two; e^(2 * 60) is none."""
     torch.manual_seed(0)
     score = AdditiveScore(key_size=6, query_size=6, num_hiddens=6).to(dtype)
     with torch.no_grad():  # the features are the tokens
@@ -206,7 +208,47 @@ def test_large_features_stream_without_overflow(size, dtype):
         close(ours, theirs, tolerance * size)
 
 
-@pytest.mark.parametrize("size", [1.0, 43.0, 60.0, 1e4])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("size", [20.0, 40.0, 43.5])
+def test_weights_and_gradients_are_factors_of_exponentials(size, sign):
+    """e^(2 * 43.5) is a float32, 16 times as much is not."""
+    q = torch.full((1, 2, 1), -size * sign, dtype=torch.float32)
+    k = sign * torch.tensor([[[size - 0.5], [size - 3], [0.0]]], dtype=torch.float32)
+    inputs = [x.requires_grad_() for x in (q, k, torch.tensor([8.0], dtype=torch.float32))]
+    exactly = [x.detach().double().requires_grad_() for x in inputs]
+    ours = additive_score(*inputs)
+    theirs = additive_pairs.compare_by_broadcasting(*exactly)
+    close(ours, theirs.float(), 1e-5)
+    d_scores = torch.full_like(ours, 2**16)  # as losses are scaled
+    found = torch.autograd.grad(ours, inputs, d_scores)
+    expected = torch.autograd.grad(theirs, exactly, d_scores.double())
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other.float(), rtol=1e-4, atol=0.1)
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("size", [6, 300])
+def test_layers_of_other_widths_broadcast_or_are_told_at_every_size(size, need_weights):
+    attention: Any = AdditiveAttention(key_size=3, query_size=3, num_hiddens=8).double()
+    tokens = [normal(2, size, 3, seed=i) for i in range(3)]
+    score = attention.score
+    score.W_k = torch.nn.Linear(3, 1, bias=False).double()
+    features = torch.tanh(score.W_q(tokens[0]).unsqueeze(2) + score.W_k(tokens[1]).unsqueeze(1))
+    expected = score.w_v(features).squeeze(-1).softmax(dim=-1) @ tokens[2]
+    close(attention(*tokens, need_weights=need_weights).output, expected)
+    with torch.no_grad():
+        close(attention(*tokens, need_weights=need_weights).output, expected)
+    score.W_k = torch.nn.Linear(3, 9, bias=False).double()
+    with pytest.raises(RuntimeError, match="must match the size"):
+        attention(*tokens, need_weights=need_weights)
+    score.W_k.weight = torch.nn.Parameter(normal(8, 5))  # for tokens that have more features
+    keys = normal(2, size, 5, seed=5)
+    found = attention(tokens[0], keys, tokens[2], need_weights=need_weights).output
+    features = torch.tanh(score.W_q(tokens[0]).unsqueeze(2) + score.W_k(keys).unsqueeze(1))
+    close(found, score.w_v(features).squeeze(-1).softmax(dim=-1) @ tokens[2])
+
+
+@pytest.mark.parametrize("size", [1.0, 18.0, 43.0, 60.0, 1e4])
 @pytest.mark.parametrize("worth_a_call", [0, 2**15], ids=["a feature at a time", "together"])
 @pytest.mark.parametrize("elements", [1, 40, 150, 2**20])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)

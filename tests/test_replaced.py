@@ -4,8 +4,11 @@ tables, methods. Each against the formula written out, below and above what is m
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -595,6 +598,74 @@ def test_a_lazy_layer_is_settled_by_its_first_call():
     assert attention.score.W_q.weight.shape == (4, D)
 
 
+PATCHES = {
+    "the function": (F, "linear", lambda found, *_: 2 * found),
+    "the method": (nn.Linear, "forward", lambda found, *_: 2 * found),
+    "the call": (
+        nn.Module, "__call__",
+        lambda found, layer, *_: 2 * found if isinstance(layer, nn.Linear) else found,
+    ),
+}  # fmt: skip
+
+
+def doubled_by_all_layers(where: str) -> Any:
+    """A patch of PyTorch that doubles what comes of every linear layer."""
+    owner, name, finish = PATCHES[where]
+    as_it_was = getattr(owner, name)
+    return mock.patch.object(
+        owner, name, lambda *args, **kwargs: finish(as_it_was(*args, **kwargs), *args)
+    )
+
+
+@pytest.mark.parametrize("where", list(PATCHES))
+@pytest.mark.parametrize("size", [6, 160, 300])
+@pytest.mark.parametrize("grad", [True, False])
+@everywhere
+def test_what_is_patched_into_all_linear_layers_counts(where, size, grad, need_weights):
+    attention: Any = AdditiveAttention(D, D, 4).double()
+    q, k, v = tokens(size)
+    with torch.set_grad_enabled(grad), doubled_by_all_layers(where):
+        found = attention(q, k, v, need_weights=need_weights).output
+    q, k = 2 * attention.score.W_q(q), 2 * attention.score.W_k(k)
+    scores = 2 * attention.score.w_v(torch.tanh(q.unsqueeze(2) + k.unsqueeze(1))).squeeze(-1)
+    torch.testing.assert_close(found, scores.softmax(dim=-1) @ v)
+
+
+def test_what_was_patched_before_the_import_counts():
+    code = """
+import torch
+from torch import nn
+plain = nn.Linear.forward
+nn.Linear.forward = lambda self, x: 2 * plain(self, x)
+drop = nn.Dropout.forward
+nn.Dropout.forward = lambda self, x: 0 * drop(self, x)
+from d2lattn import AdditiveAttention
+attention = AdditiveAttention(3, 3, 4).eval()
+x = torch.randn(2, 160, 3)
+with torch.no_grad():
+    output, weights = attention(x, x, x)
+assert (weights == 0).all()
+nn.Dropout.forward = drop
+attention.dropout = nn.Identity()
+W_q, W_k, w_v = (layer for layer in (attention.score.W_q, attention.score.W_k, attention.score.w_v))
+for n in (6, 160):
+    with torch.no_grad():
+        output, weights = attention(x[:, :n], x, x)
+        scores = w_v(torch.tanh(W_q(x[:, :n]).unsqueeze(2) + W_k(x).unsqueeze(1))).squeeze(-1)
+        torch.testing.assert_close(weights, scores.softmax(-1))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@everywhere
+def test_scripted_layers_are_called(need_weights):
+    attention: Any = AdditiveAttention(D, D, 4).double()
+    score = attention.score
+    as_it_was = SimpleNamespace(W_q=score.W_q, W_k=score.W_k, w_v=score.w_v)
+    score.W_q, score.W_k = torch.jit.script(score.W_q), torch.jit.script(score.W_k)
+    check(attention, lambda q, k: additive_scores(as_it_was, q, k), 300, need_weights)
+
+
 # --- methods ---
 
 
@@ -611,11 +682,15 @@ def test_projected_keys_may_be_shared_by_the_batch(size, need_weights):
     check(Attention(OfOneElement()), lambda q, k: dot(q, k[:1]), size, need_weights)
 
 
-@pytest.mark.parametrize("name", ["compare", "forward", "__call__"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(DotProductScore, name) for name in ("compare", "forward", "__call__")]
+    + [(Score, "forward"), (Score, "__call__")],
+)
 @at_every_size
 @everywhere
-def test_a_method_that_is_put_into_the_class_counts(name, size, need_weights):
-    with mock.patch.object(DotProductScore, name, lambda self, q, k: -3 * (q @ k.mT)):
+def test_a_method_that_is_put_into_the_class_counts(kind, name, size, need_weights):
+    with mock.patch.object(kind, name, lambda self, q, k: -3 * (q @ k.mT)):
         check(DotProductAttention(), lambda q, k: -3 * (q @ k.mT), size, need_weights)
 
 

@@ -27,7 +27,7 @@ from d2lattn.score import (
     Score,
     ScoreFunction,
     all_scores,
-    is_hooked,
+    is_of_pytorch,
     knows,
     without_autocast,
 )
@@ -206,7 +206,7 @@ def _active(dropout: nn.Module | float) -> Dropout | None:
 
 
 def _is_dropout(module: nn.Module) -> bool:
-    return type(module) is nn.Dropout and not module.inplace and not is_hooked(module)
+    return is_of_pytorch(module, nn.Dropout) and not module.inplace
 
 
 def _may_stream(dropout: nn.Module | float) -> bool:
