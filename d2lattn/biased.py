@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from d2lattn.blocks import Block
 from d2lattn.checks import (
@@ -20,7 +19,8 @@ from d2lattn.checks import (
     check_number,
     check_scoring_function,
 )
-from d2lattn.engine.probe import is_of_pairs, pairs_of, tensors_of
+from d2lattn.derivatives import alias
+from d2lattn.engine.probe import aliases_of, apart, is_of_pairs, pairs_of
 from d2lattn.score import (
     Pairs,
     Score,
@@ -190,15 +190,16 @@ class Biased(OnTop):
         """With the tensor, or the module's tensors, of this moment."""
         bias = self.bias
         if isinstance(bias, Tensor):
+            bias = alias(bias)
             return partial(_add, bias), (bias,), False
-        module = bias if isinstance(bias, nn.Module) else nn.Module()
-        if is_hooked_inside(module) or not is_of_pairs(bias, module, *few):
+        if not isinstance(bias, nn.Module):
+            found = is_of_pairs(bias, nn.Module(), *few)
+            return (partial(_add, bias), (), True) if found else None
+        tensors = aliases_of(bias)
+        now = apart(bias, tensors)
+        if is_hooked_inside(bias) or not is_of_pairs(now, now, *few):
             return None
-        if module is not bias:
-            return partial(_add, bias), (), True
-        named = tensors_of(bias)
-        call = lambda i, j: functional_call(bias, named, (i, j))  # noqa: E731
-        return partial(_add, call), tuple(named.values()), True
+        return partial(_add, now), tuple(tensors.values()), True
 
 
 def _add(bias: Bias, scores: Tensor, block: Block) -> Tensor:
@@ -285,8 +286,10 @@ class SoftCapped(OnTop):
 
     def change_of_now(self, few: Positions) -> tuple[Change, tuple[Tensor, ...], bool]:
         """With the cap of this moment."""
-        tensors = (self.cap,) if isinstance(self.cap, Tensor) else ()
-        return partial(_capped, self.cap), tensors, False
+        if not isinstance(self.cap, Tensor):
+            return partial(_capped, self.cap), (), False
+        cap = alias(self.cap)
+        return partial(_capped, cap), (cap,), False
 
 
 def _capped(cap: float | Tensor, scores: Tensor, block: Block) -> Tensor:

@@ -267,6 +267,8 @@ def check_scores(scores: Any, expected: tuple[int, ...]) -> None:
     """Raise an error unless a scoring function returned a tensor of this shape."""
     if not isinstance(scores, Tensor):
         raise TypeError(f"score must return a tensor; got {type(scores).__name__}")
+    if scores.dtype == torch.bool or scores.is_complex():
+        raise TypeError(f"score must return real numbers; got {scores.dtype}")
     if scores.shape != expected:
         raise ValueError(
             f"score must return shape (*batch, queries, keys) = {tuple(expected)}; "

@@ -8,6 +8,12 @@ from torch import Tensor
 Gradients = tuple[Tensor | None, ...]
 
 
+def alias(tensor: Tensor) -> Tensor:
+    """The same numbers and the same gradient, but without the hooks of the tensor, and whatever
+    becomes of its ``requires_grad``."""
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach()
+
+
 def gradients(
     made: Sequence[Tensor], d_made: Sequence[Tensor | None], wanted: Sequence[Tensor]
 ) -> Gradients:

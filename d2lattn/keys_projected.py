@@ -12,7 +12,7 @@ from d2lattn.biased import OnTop
 from d2lattn.blocks import Block
 from d2lattn.checks import check_sizes
 from d2lattn.dot_product import BilinearScore, DotProductScore
-from d2lattn.engine.probe import pairs_of, tried
+from d2lattn.engine.probe import apart, pairs_of, tried
 from d2lattn.kernels import KernelScore
 from d2lattn.score import Pairs, Score, is_hooked_inside, knows
 
@@ -92,10 +92,11 @@ class KeysProjected(Score):
             return True
         if is_hooked_inside(self.score):
             return False
-        few = keys.detach()[..., :2, :]
+        few = keys.detach()[..., :2, :].clone()
         query = keys.new_ones(*keys.shape[:-2], 1, self.query_size)
         tokens = (query, few), (query, few[..., :0, :]), (query[..., :0, :], few)
-        found = tried([partial(self.score.project, *some) for some in tokens], self.score)
+        score = apart(self.score, {})
+        found = tried([partial(score.project, *some) for some in tokens], score)
         if found is None:
             return False
         (q, k), (q_alone, _), (_, k_alone) = found[0]

@@ -832,18 +832,22 @@ def test_what_changes_between_forward_and_backward_is_noticed_or_harmless(name, 
         agree(got, expected)
 
 
-def test_a_tensor_that_is_replaced_before_backward_is_noticed():
-    class Table(Score):
+@every_size
+@pytest.mark.parametrize("name", ["table", "number", "training"])
+def test_what_is_replaced_before_backward_counts_as_it_was(size, name):
+    class Scaled(Score):
         table = torch.ones((), dtype=F64)
+        number = 1.0
 
         def compare(self, q: Tensor, k: Tensor) -> Tensor:
-            return self.table * q @ k.mT
+            scores = self.number * self.table * q @ k.mT
+            return scores if self.training else scores.tanh()
 
-    score, inputs = Table(), tokens("large")
+    score, inputs = Scaled(), tokens(size)
     output = Attention(score)(*inputs, need_weights=False).output
-    score.table = torch.full((), 2.0, dtype=F64)
-    with pytest.raises(RuntimeError, match="inplace operation, or replaced"):
-        output.sum().backward()
+    setattr(score, name, {"table": torch.full((), 2.0), "number": 2.0, "training": False}[name])
+    expected = (inputs[0] @ inputs[1].mT).softmax(dim=-1) @ inputs[2]
+    agree(gradients(output, inputs), gradients(expected, inputs))
 
 
 # --- what is hidden ---

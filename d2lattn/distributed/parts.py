@@ -14,7 +14,7 @@ from d2lattn.derivatives import gradients
 from d2lattn.distributed.layout import Stretches
 from d2lattn.distributed.plan import Plan
 from d2lattn.engine.fused import join
-from d2lattn.engine.probe import ChangedError
+from d2lattn.engine.witness import ChangedError
 from d2lattn.extras import Tick
 from d2lattn.restrictions import Stretch
 

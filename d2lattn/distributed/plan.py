@@ -15,7 +15,8 @@ from d2lattn.distributed.layout import Stretches, cuts
 from d2lattn.distributed.peers import Peers
 from d2lattn.distributed.rounds import Rounds
 from d2lattn.engine.attend import attend
-from d2lattn.engine.probe import RandomState, Witness, tensors_of
+from d2lattn.engine.probe import tensors_of
+from d2lattn.engine.witness import RandomState, Witness
 from d2lattn.restrictions import Part, Restriction, Stretch
 from d2lattn.score import Score
 

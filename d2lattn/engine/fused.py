@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from d2lattn.blocks import EVERY, Block
 from d2lattn.checks import is_finite, is_ordinary, product, wants_gradients
-from d2lattn.derivatives import Gradients, gradients_again
+from d2lattn.derivatives import Gradients, alias, gradients_again
 from d2lattn.engine.in_blocks import Result, in_blocks
 from d2lattn.engine.plan import Kind, Piece, bias, groups, pieces
 from d2lattn.restrictions import Restriction
@@ -50,6 +50,7 @@ AVAILABLE = _has_arguments(
 def dot_products(scale: float) -> Pairs:
     """Pairs that are scored by a scaled dot product."""
     if isinstance(scale, Tensor):  # a learned one was put in its place, of each head for instance
+        scale = alias(scale)
         return Pairs(partial(_scaled, scale), (scale,))
     return Pairs(lambda q, k, block: product(q * scale, k.mT))
 

@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from d2lattn.blocks import Block, at_once, blocks_of_rows
 from d2lattn.checks import is_finite, is_ordinary, wants_gradients
-from d2lattn.derivatives import Gradients, gradients, gradients_again
+from d2lattn.derivatives import Gradients, alias, gradients, gradients_again
 from d2lattn.engine.plain import FEW_PASSES, average, isolated
-from d2lattn.engine.probe import ChangedError, RandomState, Witness, version_of
+from d2lattn.engine.witness import ChangedError, RandomState, Witness, version_of
 from d2lattn.restrictions import Restriction
 from d2lattn.score import Pairs, without_autocast
 
@@ -55,7 +55,7 @@ def in_blocks(
     if not follow:
         return _written(runs, q, k, values)
     if foreign or dropout is not None:
-        return _kept(runs, q, k, values)
+        return _kept(runs, alias(q), alias(k), alias(values))
     output, log = _Again.apply(runs, q, k, values, *pairs.tensors, *of_mask)
     return output, log
 

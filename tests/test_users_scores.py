@@ -1,0 +1,295 @@
+"""Scores of a user's own while a model is trained: the same function where some pairs are scored
+at a time. Each against scores that are made all at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from d2lattn import (
+    Attention,
+    Biased,
+    DotProductScore,
+    Mask,
+    MultiHeadAttention,
+    RelativeBias,
+    Score,
+    SoftCapped,
+)
+from tests.helpers import gradients, normal
+
+D = 8
+at_every_size = pytest.mark.parametrize("size", [6, 600])
+
+
+def tokens(*sizes: int) -> list[Tensor]:
+    return [normal(*sizes, D, seed=i, requires_grad=True) for i in range(3)]
+
+
+def agree(attention: Any, make: Callable[[], Any], *sizes: int, **options: Any) -> None:
+    """Output and gradients without weights against those of another module, with weights."""
+    inputs, others = tokens(*sizes), tokens(*sizes)
+    ours = attention(*inputs, need_weights=False, **options).output
+    twin = make()
+    theirs = twin(*others, **options).output
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+    wanted, same = [*inputs, *attention.parameters()], [*others, *twin.parameters()]
+    torch.testing.assert_close(gradients(ours, wanted), gradients(theirs, same))
+
+
+class Learned(Score):
+    """With a layer for each pair's query."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = nn.Linear(D, D).double()
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.layer(q) @ k.mT
+
+
+# --- around the call ---
+
+
+def own() -> Any:
+    return Attention(Learned())
+
+
+def biased() -> Any:
+    return Attention(Biased(Learned(), lambda i, j: -0.1 * (i - j).abs()))
+
+
+def heads() -> Any:
+    torch.manual_seed(2)
+    return MultiHeadAttention(D, 1, score=Learned()).double()
+
+
+@pytest.mark.parametrize("make", [own, biased, heads])
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@at_every_size
+def test_a_checkpoint_may_be_around_it(make, size, use_reentrant):
+    attention, (q, k, v) = make(), tokens(2, size)
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q, k, v, need_weights=False, mask=Mask.causal()).output
+
+    ours = checkpoint(call, q, k, v, use_reentrant=use_reentrant)
+    weighting = normal(*ours.shape, seed=99)
+    (ours * weighting).sum().backward()  # a checkpoint that enters again knows no other
+    torch.testing.assert_close([x.grad for x in (q, k, v)], gradients(call(q, k, v), [q, k, v]))
+
+
+def relative() -> Any:
+    return Attention(Biased(DotProductScore(), RelativeBias(8).double()))
+
+
+def added() -> Any:
+    bias = nn.Parameter(normal(600, 600, seed=9))
+    return Attention(Biased(DotProductScore(), bias))
+
+
+@pytest.mark.parametrize("make", [own, biased, relative, added])
+def test_whether_gradients_are_wanted_counts_as_it_was(make):
+    attention, inputs = make(), tokens(1, 600)
+    output = attention(*inputs, need_weights=False).output
+    attention.requires_grad_(False)
+    found = gradients(output, inputs)
+    torch.testing.assert_close(found, gradients(make()(*inputs).output, inputs))
+
+
+@pytest.mark.parametrize("what", ["bias", "cap", "scale", "layer"])
+@at_every_size
+def test_a_hook_on_what_is_learned_is_called_once(what, size):
+    score: Any
+    if what == "bias":
+        score = Biased(DotProductScore(), learned := nn.Parameter(normal(size, size)))
+    elif what == "cap":
+        score = SoftCapped(DotProductScore(), 3.0)
+        score.cap = learned = nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
+    elif what == "scale":
+        score = DotProductScore()
+        score.scale = learned = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+    else:
+        score = Learned()
+        learned = score.layer.weight
+    attention, inputs = Attention(score), tokens(1, size)
+    (expected,) = gradients(attention(*inputs).output, [learned])
+    called: list[int] = []
+
+    def halved(d: Tensor) -> Tensor:
+        called.append(1)
+        return 0.5 * d
+
+    learned.register_hook(halved)
+    output = attention(*inputs, need_weights=False).output
+    weighting = normal(*output.shape, seed=99)
+    (output * weighting).sum().backward()
+    assert called == [1]
+    torch.testing.assert_close(learned.grad, 0.5 * expected)
+
+
+# --- scores that look at more than a pair ---
+
+
+class InPlace(Score):
+    def project(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * queries, 3 * keys
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        q /= math.sqrt(D)
+        return q @ k.mT
+
+
+class ByNumber(Score):
+    """Scaled by the logarithm of the query's own position."""
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        numbers = torch.arange(1.0, q.shape[-2] + 1, dtype=q.dtype)
+        return q * numbers.log1p().unsqueeze(-1) @ k.mT
+
+
+class Running(Score):
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return q.cumsum(-2) @ k.mT / q.shape[-1]
+
+
+class Near(Score):
+    """A window of its own."""
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        i, j = torch.arange(q.shape[-2]).unsqueeze(-1), torch.arange(k.shape[-2])
+        return (q @ k.mT).masked_fill((i - j).abs() > 64, -math.inf)
+
+
+class ZeroTable(Score):
+    """With a table of distances that begins with zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(17, dtype=torch.float64))
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        i, j = torch.arange(q.shape[-2]).unsqueeze(-1), torch.arange(k.shape[-2])
+        return q @ k.mT + self.table[(i - j).clamp(-8, 8) + 8]
+
+
+class AroundZeros(Score):
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = Biased(DotProductScore(), RelativeBias(8).double())
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return 2 * self.score.compare(q, k)
+
+
+class OfHeads(Score):
+    """One head after the other, each with its number, which are ones at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.ones(4, dtype=torch.float64))
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        each = [q[:, h] @ k[:, h].mT * self.factors[h] for h in range(q.shape[1])]
+        return torch.stack(each, dim=1)
+
+
+@pytest.mark.parametrize("kind", [InPlace, ByNumber, Running, Near, ZeroTable, AroundZeros])
+def test_a_score_may_look_at_more_than_a_pair(kind):
+    agree(Attention(kind()), lambda: Attention(kind()), 1, 600)
+
+
+def test_a_score_may_go_through_the_heads():
+    agree(Attention(OfHeads()), lambda: Attention(OfHeads()), 2, 4, 300)
+
+
+def test_a_bias_may_count_from_the_first_query_it_is_given():
+    def make() -> Any:
+        return Attention(Biased(DotProductScore(), lambda i, j: -0.05 * (i - i.min() - j).abs()))
+
+    agree(make(), make, 1, 600)
+
+
+# --- scores that keep something ---
+
+
+class Keeping(Score):
+    """Keeps something each time."""
+
+    count: Any
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.steps, self.last, self.plain = how, 0, torch.zeros(()), torch.zeros(())
+        self.register_buffer("count", torch.zeros(()))
+        self.learned = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        scores = q @ k.mT * self.learned
+        if self.how == "a buffer is another":
+            self.count = self.count + 1
+        elif self.how == "a buffer in place":
+            self.count += 1
+        elif self.how == "the data of a buffer":
+            self.count.data.add_(1)
+        elif self.how == "a tensor in place":
+            self.plain.add_(1)
+        elif self.how == "a number":
+            self.steps += 1
+            scores = scores / (1 + self.steps)
+        elif self.how == "the scores":
+            self.last = scores
+        return scores
+
+    def kept(self) -> tuple[Any, ...]:
+        return self.count.item(), self.plain.item(), self.steps, tuple(self.last.shape)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "a buffer is another", "a buffer in place", "the data of a buffer", "a tensor in place",
+        "a number", "the scores",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("grad", [True, False])
+@at_every_size
+def test_what_a_score_keeps_is_kept_once(how, size, grad):
+    ours, theirs = Keeping(how), Keeping(how)
+    with torch.set_grad_enabled(grad):
+        made = Attention(ours)(*tokens(1, size), need_weights=False).output
+        expected = theirs.kept(), Attention(theirs)(*tokens(1, size)).output
+    assert ours.kept() == theirs.kept()
+    torch.testing.assert_close(made, expected[1])
+
+
+class Caching(Score):
+    """Makes something once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: Tensor | None = None
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        if self.cache is None:
+            self.cache = torch.arange(1.0, q.shape[-1] + 1, dtype=q.dtype)
+        return (q * self.cache) @ k.mT
+
+
+def test_a_score_may_keep_what_it_makes_once():
+    agree(Attention(Caching()), lambda: Attention(Caching()), 1, 600)
+
+
+@at_every_size
+@pytest.mark.parametrize("kind", [torch.bool, torch.complex64])
+def test_scores_that_are_no_real_numbers_are_told(size, kind):
+    attention = Attention(lambda q, k: (q @ k.mT).to(kind))
+    with pytest.raises(TypeError, match="score must return real numbers; got torch"):
+        attention(*tokens(1, size), need_weights=False)
