@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2lattn.blocks import Block
+from d2lattn.blocks import Block, check_of_positions
 from d2lattn.checks import (
     at_least_float32,
     check_broadcasts,
+    check_device,
     check_floating,
     check_number,
     check_scoring_function,
@@ -161,10 +162,9 @@ class Biased(OnTop):
         super().__init__(score)
         if isinstance(bias, Tensor):
             check_floating("bias", bias)
-        elif isinstance(bias, type) or not callable(bias):
-            raise TypeError(
-                f"bias must be a tensor, or a function or module of positions (i, j); got {bias!r}"
-            )
+        else:
+            kinds = "a tensor, or a function or module of positions (i, j)"
+            check_of_positions("bias", bias, kinds)
         if isinstance(bias, Tensor) and not isinstance(bias, nn.Parameter):
             self.register_buffer("bias", bias)
         else:
@@ -206,7 +206,7 @@ def _add(bias: Bias, scores: Tensor, block: Block) -> Tensor:
     name = "bias"
     if not isinstance(bias, Tensor):
         name, bias = "what bias returns", bias(*block.positions(scores.device))
-        if not isinstance(bias, Tensor) or bias.dtype == torch.bool:
+        if not isinstance(bias, Tensor) or bias.dtype == torch.bool or bias.is_complex():
             got = bias.dtype if isinstance(bias, Tensor) else type(bias).__name__
             raise TypeError(
                 f"bias must return a tensor of numbers; got {got} (a mask of booleans is another "
@@ -215,6 +215,7 @@ def _add(bias: Bias, scores: Tensor, block: Block) -> Tensor:
         check_broadcasts(name, bias, (*block.shape[:-2], *block.sizes[-2:]))
         block = block._replace(rows=slice(None), columns=slice(None))
     else:
+        check_device(name, bias, scores.device)
         check_broadcasts(name, bias, block.shape)
     return scores + block.cut(bias).to(scores.dtype)
 

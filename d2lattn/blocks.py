@@ -1,8 +1,9 @@
 """A block of the scores: some queries and some keys, of some of the batch."""
 
+import inspect
 from collections.abc import Iterator
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -135,3 +136,22 @@ def parts_of_batch(batch: tuple[int, ...], size: int) -> Iterator[tuple[slice, .
             yield rest
         for start in range(0, batch[axis - 1], step) if axis else ():
             yield (*fixed, slice(start, min(start + step, batch[axis - 1])), *rest)
+
+
+def check_of_positions(
+    name: str, function: Any, expected: str = "a function of positions (i, j)"
+) -> None:
+    """Raise a TypeError that names the argument unless it can be called with positions (i, j)."""
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(f"{name} must be {expected}; got {function!r}")
+    if torch.compiler.is_compiling():
+        return
+    try:
+        inspect.signature(function).bind(0, 0)
+    except ValueError:  # a function of C, which has no signature
+        pass
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a function of two tensors, the positions (i, j) of queries and keys; "
+            f"got {function!r}, which takes {inspect.signature(function)}"
+        ) from None

@@ -1,6 +1,5 @@
 """Who may attend to whom, as a description: dense, or one block of the scores at a time."""
 
-import inspect
 from collections.abc import Callable
 
 import torch
@@ -8,9 +7,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from d2lattn.blocks import Block
-from d2lattn.checks import check_count, check_integers
+from d2lattn.blocks import Block, check_of_positions
+from d2lattn.checks import check_count, check_integers, is_ordinary
 from d2lattn.restrictions import (
+    FAR,
     Band,
     Booleans,
     Both,
@@ -54,6 +54,11 @@ class Mask:
     parts = ("_restriction",)  # of the pytree
 
     def __init__(self, restriction: Restriction) -> None:
+        if not isinstance(restriction, Restriction):
+            raise TypeError(
+                "a Mask is made by Mask.causal(), window, lengths, documents, where or tensor "
+                f"(of booleans); got {type(restriction).__name__}"
+            )
         self._restriction = restriction
 
     @staticmethod
@@ -69,7 +74,9 @@ class Mask:
         """
         check_count("before", before)
         check_count("after", after)
-        return Mask(Band(before, after))
+        # As far as int64 can count on from.
+        ends = (x if isinstance(x, torch.SymInt) else min(x, FAR) for x in (before, after))
+        return Mask(Band(*ends))
 
     @staticmethod
     def lengths(valid_lens: Int[Tensor, "..."]) -> "Mask":
@@ -93,17 +100,7 @@ class Mask:
         """Where a function of the positions of queries, shape ``(rows, 1)``, and keys, shape
         ``(1, columns)``, is true. It is asked for any rows and columns, more than once, and again
         for the gradient: what it looks up must not change before."""
-        if not callable(predicate):
-            raise TypeError(f"predicate must be a function of positions (i, j); got {predicate!r}")
-        try:
-            inspect.signature(predicate).bind(0, 0)
-        except ValueError:  # a function of C, which has no signature
-            pass
-        except TypeError:
-            raise TypeError(
-                "predicate must be a function of two tensors, the positions (i, j) of queries "
-                f"and keys; got {predicate!r}, which takes {inspect.signature(predicate)}"
-            ) from None
+        check_of_positions("predicate", predicate)
         return Mask(Where(predicate))
 
     @staticmethod
@@ -117,12 +114,16 @@ class Mask:
             )
         return Mask(Booleans(boolean))
 
-    def __and__(self, other: "Mask") -> "Mask":
+    def __and__(self, other: "Mask | Bool[Tensor, '...']") -> "Mask":
+        if isinstance(other, Tensor):
+            other = Mask.tensor(other)
         if not isinstance(other, Mask):
             return NotImplemented
         return Mask(Both(self._restriction, other._restriction))
 
-    def __or__(self, other: "Mask") -> "Mask":
+    def __or__(self, other: "Mask | Bool[Tensor, '...']") -> "Mask":
+        if isinstance(other, Tensor):
+            other = Mask.tensor(other)
         if not isinstance(other, Mask):
             return NotImplemented
         # De Morgan: one kind of joint is enough. By name, as `torch.compile` knows no `~` of ours.
@@ -132,6 +133,9 @@ class Mask:
     def __invert__(self) -> "Mask":
         inner = self._restriction
         return Mask(inner.inner if isinstance(inner, Inverse) else Inverse(inner))
+
+    def __bool__(self) -> bool:
+        raise TypeError("a mask has no truth value: masks are joined by & and |, inverted by ~")
 
     def dense(
         self, num_queries: int, num_keys: int, *, device: torch.device | str | None = None
@@ -146,9 +150,13 @@ class Mask:
             tensors = pytree.tree_leaves(self)
             device = tensors[0].device if tensors else torch.get_default_device()
         device = torch.device(device)
-        shape = (*self._restriction.batch_of(num_queries), num_queries, num_keys)
+        try:
+            batch = self._restriction.batch_of(num_queries)
+        except RuntimeError as error:
+            raise ValueError(f"batch axes within {self!r} must broadcast; {error}") from None
+        shape = (*batch, num_queries, num_keys)
         allowed = self._restriction.bind(shape, device).allowed(Block.whole(shape), device)
-        return allowed.expand(shape).contiguous()
+        return allowed.expand(shape).clone(memory_format=torch.contiguous_format)
 
     def __repr__(self) -> str:
         return repr(self._restriction)
@@ -172,7 +180,13 @@ def restriction(
         return None
 
     def bound(given: Restriction) -> Restriction:
-        return given.bind_to_heads(shape, device) if of_heads else given.bind(shape, device)
+        found = given.bind_to_heads(shape, device) if of_heads else given.bind(shape, device)
+        tensors = list(found.tensors())
+        if not is_ordinary(*tensors) or torch.is_inference_mode_enabled():
+            return found
+        if any(x.is_inference() for x in tensors):  # which no gradient can be made of
+            found = pytree.tree_map(lambda x: x.clone() if x.is_inference() else x, found)
+        return found
 
     parts = []
     if valid_lens is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from d2lattn.blocks import Block
-from d2lattn.checks import at_least_float32, check_device, check_tokens, is_autocast
+from d2lattn.checks import at_least_float32, check_device, check_scores, check_tokens, is_autocast
 
 __all__ = ["Score"]
 
@@ -188,7 +188,9 @@ def all_scores(score: ScoreFunction, queries: Tensor, keys: Tensor) -> Tensor:
     """All scores: by the halves, or by calling what has none or is listened to."""
     if isinstance(score, Score) and score.in_halves():
         return score._wide(queries, keys)
-    return score(queries, keys)
+    scores = score(queries, keys)
+    check_scores(scores, (*queries.shape[:-1], keys.shape[-2]))
+    return scores
 
 
 def is_hooked(module: nn.Module) -> bool:

@@ -1,14 +1,21 @@
 """Attention that never holds queries x keys numbers, and how results of sets of keys are joined."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from d2lattn.checks import check_dropout, check_floating, check_tokens, result_dtype
+from d2lattn.checks import (
+    at_least_float32,
+    check_dropout,
+    check_floating,
+    check_scoring_function,
+    check_tokens,
+    result_dtype,
+)
 from d2lattn.engine.attend import attend
 from d2lattn.masks import Mask, restriction
 from d2lattn.score import ScoreFunction
@@ -85,6 +92,7 @@ def stream_attention(
     Milakov and Gimelshein, "Online Normalizer Calculation for Softmax" (2018);
     Dao et al., "FlashAttention" (2022).
     """
+    check_scoring_function(score)
     check_tokens(queries=queries, keys=keys, values=values)
     check_dropout(dropout)
     shape = (*queries.shape[:-1], keys.shape[-2])
@@ -133,19 +141,34 @@ def merge_attention(parts: Iterable[tuple[Tensor, Tensor]]) -> StreamOutput:
     ----------
     Dao et al., "FlashAttention" (2022), section 3.1.
     """
+    if isinstance(parts, StreamOutput) or not isinstance(parts, Iterable):
+        got = type(parts).__name__
+        raise TypeError(f"parts must be several (output, logsumexp), in a list; got {got}")
     parts = list(parts)
     if not parts:
         raise ValueError("parts must hold at least one (output, logsumexp); got none")
-    for number, (output, logsumexp) in enumerate(parts):
-        check_floating(f"the output of parts[{number}]", output)
-        check_floating(f"the logsumexp of parts[{number}]", logsumexp)
+    for number, part in enumerate(parts):
+        if not isinstance(part, (tuple, list)) or len(part) != 2:
+            size = f" of {len(part)}" if isinstance(part, Sized) else ""
+            raise TypeError(
+                f"parts[{number}] must be a pair (output, logsumexp); "
+                f"got {type(part).__name__}{size}"
+            )
+        for name, tensor, first in zip(("output", "logsumexp"), part, parts[0], strict=True):
+            check_floating(f"the {name} of parts[{number}]", tensor)
+            if tensor.dtype != first.dtype:
+                raise TypeError(
+                    f"parts must have {name}s of one dtype, {first.dtype}; got {tensor.dtype} "
+                    f"at index {number}"
+                )
+        output, logsumexp = part
         expected = tuple(parts[0][0].shape), tuple(parts[0][0].shape[:-1])
         if (got := (tuple(output.shape), tuple(logsumexp.shape))) != expected:
             raise ValueError(
                 f"parts must have outputs and logsumexps of one shape, {expected}; got {got} "
                 f"at index {number}"
             )
-    logs = torch.stack([logsumexp for _, logsumexp in parts])  # (parts, *batch, queries)
+    logs = at_least_float32(torch.stack([log for _, log in parts]))  # (parts, *batch, queries)
     top = logs.detach().amax(dim=0)
     anchor = top.masked_fill(top == -math.inf, 0.0)
     raised = (logs - anchor).exp()
@@ -154,6 +177,7 @@ def merge_attention(parts: Iterable[tuple[Tensor, Tensor]]) -> StreamOutput:
     total = total.masked_fill(empty, 1.0)
     shares = (raised / total).unsqueeze(-1)
     outputs = torch.stack([output.to(shares.dtype) for output, _ in parts])
+    outputs = outputs.masked_fill((logs == -math.inf).unsqueeze(-1), 0.0)  # whatever it holds
     return StreamOutput(
         (shares * outputs).sum(dim=0).to(parts[0][0].dtype),
         (anchor + total.log()).masked_fill(empty, -math.inf),

@@ -30,6 +30,8 @@ from d2lattn import (
     length_mask,
     log_kernel,
     masked_softmax,
+    merge_attention,
+    stream_attention,
 )
 from d2lattn.notebook import glue, show_source, use_house_style
 from d2lattn.plotting import (
@@ -210,8 +212,56 @@ LENGTHS_AND_MASKS: Table = {
         ValueError, r"valid_lens must lie in \[0, 5\].*got 6 at index \(0,\)",
     ),
     "a mask and something else": (
-        lambda: Mask.causal() & torch.ones(3, 5, dtype=torch.bool),  # type: ignore[operator]
+        lambda: Mask.causal() & 3,  # type: ignore[operator]
         TypeError, r"unsupported operand",
+    ),
+    "a mask and a tensor of floats": (
+        lambda: Mask.causal() | torch.ones(3, 5),
+        TypeError, r"mask must be a boolean tensor or a Mask.*got torch\.float32",
+    ),
+    "a mask and then another": (
+        lambda: Mask.causal() and Mask.window(2),
+        TypeError, r"a mask has no truth value: masks are joined by & and \|, inverted by ~",
+    ),
+    "a mask made of booleans": (
+        lambda: Mask(torch.ones(3, 5, dtype=torch.bool)),  # type: ignore[arg-type]
+        TypeError, r"a Mask is made by Mask\.causal\(\),.* tensor \(of booleans\); got Tensor",
+    ),
+    "documents of other batches": (
+        lambda: Mask.documents(lens([1, 2], [1, 1]), lens([1, 2], [1, 1], [2, 2])).dense(2, 2),
+        ValueError, r"batch axes within Mask\.documents\(\(2, 2\), \(3, 2\)\) must broadcast",
+    ),
+    "a bias of one argument": (
+        lambda: Biased(DotProductScore(), lambda distance: -distance),  # type: ignore[arg-type,misc]
+        TypeError, r"bias must be a function of two tensors.*takes \(distance\)",
+    ),
+    "a bias of imaginary numbers": (
+        lambda: Biased(DotProductScore(), lambda i, j: 1j * (i - j))(Q, K),
+        TypeError, r"bias must return a tensor of numbers; got torch\.complex64",
+    ),
+    "a bias elsewhere": (
+        lambda: Biased(DotProductScore(), torch.zeros(3, 5, device="meta"))(Q, K),
+        ValueError, r"bias must be on cpu, as the rest; got meta",
+    ),
+    "a capped function that returns nothing": (
+        lambda: Attention(SoftCapped(lambda q, k: None, 1.0))(Q, K, V),  # type: ignore[arg-type,return-value]
+        TypeError, r"score must return a tensor; got NoneType",
+    ),
+    "a text that streams": (
+        lambda: stream_attention("dot", Q, K, V),  # type: ignore[arg-type]
+        TypeError, r"score must be a function of \(queries, keys\).*got 'dot'",
+    ),
+    "a part alone": (
+        lambda: merge_attention(stream_attention(DotProductScore(), Q, K, V)),  # type: ignore[arg-type]
+        TypeError, r"parts must be several \(output, logsumexp\), in a list; got StreamOutput",
+    ),
+    "a part without logsumexp": (
+        lambda: merge_attention([(V,)]),  # type: ignore[list-item]
+        TypeError, r"parts\[0\] must be a pair \(output, logsumexp\); got tuple of 1",
+    ),
+    "parts of several dtypes": (
+        lambda: merge_attention([(V, V[..., 0]), (V.double(), V[..., 0])]),
+        TypeError, r"outputs of one dtype, torch\.float32; got torch\.float64 at index 1",
     ),
     "a bias of another shape": (
         lambda: Biased(DotProductScore(), torch.zeros(3, 4))(Q, K),

@@ -211,3 +211,79 @@ def test_documents_may_be_numbered_in_any_dtype_of_integers(dtype):
     mask = Mask.documents(ids.to(dtype), ids.to(dtype))
     expected = DotProductAttention()(q, k, v, mask=ids[:, None] == ids).output
     close(DotProductAttention()(q, k, v, mask=mask, need_weights=False).output, expected)
+
+
+def test_booleans_that_are_returned_are_nobody_else_s():
+    table = torch.ones(3, 3, dtype=torch.bool)
+    for mask in (Mask.tensor(table), ~~Mask.tensor(table), Mask.where(lambda i, j: table)):
+        mask.dense(3, 3)[0, 0] = False
+        assert mask.dense(3, 3).all()
+    assert table.all()
+
+
+@pytest.mark.parametrize("size", [5, 300])
+@pytest.mark.parametrize("held", [0.0, torch.nan])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_a_predicate_may_look_at_keys_alone(size, held, need_weights):
+    q, k, v = queries_keys_values(2, num_queries=size, num_keys=size)
+    keep = torch.arange(size) % 2 == 1
+    expected = DotProductAttention()(q, k, v, mask=keep).output
+    k[:, ~keep] += held
+    for predicate in (lambda i, j: keep[j[0]], lambda i, j: keep[j]):
+        found = DotProductAttention()(
+            q, k, v, mask=Mask.where(predicate), need_weights=need_weights
+        )
+        close(found.output, expected)
+    every = Mask.where(lambda i, j: torch.tensor(True))
+    close(
+        DotProductAttention()(q, q, v, mask=every, need_weights=need_weights).output,
+        DotProductAttention()(q, q, v).output,
+    )
+
+
+@pytest.mark.parametrize("far", [2**31, 2**62, 2**63 - 1, 10**20])
+def test_a_window_may_be_as_wide_as_numbers_go(far):
+    assert Mask.window(0, far).dense(3, 3).equal(torch.ones(3, 3, dtype=torch.bool).triu())
+    assert Mask.window(far).dense(3, 3).equal(torch.ones(3, 3, dtype=torch.bool).tril())
+    q, k, v = queries_keys_values(num_queries=300, num_keys=300)
+    ours = DotProductAttention()(q, k, v, mask=Mask.window(far, far), need_weights=False).output
+    close(ours, DotProductAttention()(q, k, v).output)
+
+
+@pytest.mark.parametrize("kind", ["lengths", "tensor", "documents"])
+@pytest.mark.parametrize("size", [20, 300])
+@pytest.mark.parametrize("score", [DotProductAttention(), Attention(GaussianScore())])
+def test_masks_of_inference_mode_serve_for_training(kind, size, score):
+    with torch.inference_mode():
+        mask = {
+            "lengths": Mask.lengths(torch.tensor([9, 20])),
+            "tensor": Mask.tensor(torch.ones(size, size, dtype=torch.bool).tril()),
+            "documents": Mask.documents(*[torch.arange(size) // 10] * 2),
+        }[kind]
+        booleans = mask.dense(size, size)
+    inputs = [x.requires_grad_() for x in queries_keys_values(2, num_queries=size, num_keys=size)]
+    found = [
+        torch.autograd.grad(score(*inputs, mask=m, need_weights=False).output.sum(), inputs)
+        for m in (mask, booleans.clone())
+    ]
+    for ours, theirs in zip(*found, strict=True):
+        close(ours, theirs)
+
+
+def test_a_predicate_may_be_made_while_it_is_compiled():
+    q, k, v = queries_keys_values(num_queries=20, num_keys=20)
+
+    def call(q: Tensor) -> Tensor:
+        output = DotProductAttention()(q, k, v, mask=Mask.where(lambda i, j: i >= j)).output
+        assert isinstance(output, Tensor)
+        return output
+
+    compiled = torch.compile(call, backend="eager", fullgraph=True)
+    close(compiled(q), call(q))
+
+
+def test_booleans_join_masks():
+    table = torch.ones(3, 3, dtype=torch.bool).triu()
+    both, one = Mask.causal() & table, Mask.causal() | table
+    assert both.dense(3, 3).equal(torch.eye(3, dtype=torch.bool))
+    assert one.dense(3, 3).all()

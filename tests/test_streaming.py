@@ -409,3 +409,16 @@ def test_transforms_of_large_attention_give_what_small_attention_gives(attention
         for need in (True, False)
     ]
     close(slopes[0], slopes[1], tolerance=1e-5)  # sums in another order, in float32
+
+
+def test_what_a_part_without_keys_holds_does_not_count():
+    output, logsumexp = normal(2, 3, 4), normal(2, 3, seed=1)
+    nothing = torch.full_like(output, math.nan), torch.full_like(logsumexp, -math.inf)
+    merged = merge_attention([(output, logsumexp), nothing])
+    close(merged.output, output)
+    close(merged.logsumexp, logsumexp)
+
+
+def test_logarithms_in_half_precision_are_added_in_single():
+    part = torch.ones(1, 1, dtype=torch.float16), torch.tensor([9.0], dtype=torch.float16)
+    assert merge_attention([part, part]).logsumexp.item() == pytest.approx(9 + math.log(2))

@@ -4,9 +4,10 @@ from d2lattn.restrictions.base import Restriction, Stretch, register_tree
 from d2lattn.restrictions.joined import Both, Inverse
 from d2lattn.restrictions.opaque import Booleans, Where
 from d2lattn.restrictions.part import Part
-from d2lattn.restrictions.regular import Band, Documents, Lengths
+from d2lattn.restrictions.regular import FAR, Band, Documents, Lengths
 
 __all__ = [
+    "FAR",
     "Band",
     "Booleans",
     "Both",

@@ -35,6 +35,7 @@ class Where(Restriction):
             raise TypeError(f"predicate must return a boolean tensor; got {got}")
         of_all_batch = (*block.shape[:-2], *block.sizes[-2:])
         check_broadcasts("what predicate returns", found, of_all_batch)
+        found = found[(None,) * (len(block.shape) - found.ndim)]
         return block._replace(rows=slice(None), columns=slice(None)).cut(found)
 
 

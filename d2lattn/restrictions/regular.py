@@ -8,6 +8,9 @@ from d2lattn.blocks import Block
 from d2lattn.checks import check_broadcasts, check_device, first_index, is_ordinary
 from d2lattn.restrictions.base import Columns, Restriction, Stretch, register_tree
 
+# A position that is ahead of all, and leaves room to count on.
+FAR = 2**62
+
 
 class Band(Restriction):
     """Keys from ``before`` positions back (None: all of them) to ``after`` ahead."""
