@@ -124,7 +124,7 @@ class Score(nn.Module):
         """All scores in at least float32."""
         q, k = (at_least_float32(tokens) for tokens in self.project(queries, keys))
         with without_autocast(q):
-            return self.compare(q, k)
+            return compared(self, q, k)
 
     def in_halves(self) -> bool:
         """Whether calling it is calling its two halves, and nobody listens."""
@@ -182,6 +182,18 @@ def _is_as_made(kind: type, *names: str) -> bool:
         if made.get(name) is not vars(kind).get(name):
             return False
     return True
+
+
+def compared(score: Score, q: Tensor, k: Tensor) -> Tensor:
+    """The second half, given at least float32; or what its own layers take, if those are in half
+    precision and take nothing else."""
+    try:
+        return score.compare(q, k)
+    except RuntimeError:
+        halves = [x.dtype for x in score.parameters() if x.dtype in (torch.half, torch.bfloat16)]
+        if not halves:
+            raise
+        return score.compare(q.to(halves[0]), k.to(halves[0]))
 
 
 def all_scores(score: ScoreFunction, queries: Tensor, keys: Tensor) -> Tensor:

@@ -293,3 +293,29 @@ def test_scores_that_are_no_real_numbers_are_told(size, kind):
     attention = Attention(lambda q, k: (q @ k.mT).to(kind))
     with pytest.raises(TypeError, match="score must return real numbers; got torch"):
         attention(*tokens(1, size), need_weights=False)
+
+
+class Projecting(Learned):
+    """With a layer in each half."""
+
+    def project(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(queries), keys
+
+
+@pytest.mark.parametrize("kind", [Learned, Projecting])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("need_weights", [True, False])
+@at_every_size
+def test_layers_may_be_in_half_precision(kind, dtype, need_weights, size):
+    attention: Any = Attention(kind().to(dtype))
+    q, k, v = (x.detach().to(dtype).requires_grad_() for x in tokens(1, size))
+    output = attention(q, k, v, need_weights=need_weights).output
+    assert output.dtype == dtype
+    twin: Any = kind()
+    twin.load_state_dict(attention.score.state_dict())
+    wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    expected = Attention(twin)(*wide).output
+    torch.testing.assert_close(output.double(), expected, rtol=0.05, atol=0.05)
+    found = torch.autograd.grad(output.sum(), [q, k, v])
+    for ours, theirs in zip(found, torch.autograd.grad(expected.sum(), wide), strict=True):
+        assert (ours.double() - theirs).norm() <= 0.1 * theirs.norm() + 0.01

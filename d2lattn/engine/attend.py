@@ -27,6 +27,7 @@ from d2lattn.score import (
     Score,
     ScoreFunction,
     all_scores,
+    compared,
     is_of_pytorch,
     knows,
     without_autocast,
@@ -108,14 +109,14 @@ def attend(
         if streamed is not None:
             return streamed
     with without_autocast(q):
-        scores = score.compare(q, k)
+        scores = compared(score, q, k)
 
     def again() -> Tensor:
         block = Block.whole(shape)
         assert mask is not None
         hidden = mask.hidden(block, q.device)
         pairs = pairs_of(score, q, k)  # which know where some of the queries stand
-        compare = pairs.compare if pairs is not None else lambda q, k, _: score.compare(q, k)
+        compare = pairs.compare if pairs is not None else lambda q, k, _: compared(score, q, k)
         return isolated(compare, q, k, hidden, block).to(v.dtype)
 
     return _all_at_once(scores, v, shape, mask, active, again=again, need_log=need_log)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from d2lattn.blocks import Block, parts_of_batch
 from d2lattn.derivatives import alias
 from d2lattn.engine.witness import RandomState, Witness, version_of
-from d2lattn.score import Pairs, Score, is_hooked_inside, knows
+from d2lattn.score import Pairs, Score, compared, is_hooked_inside, knows
 
 # Larger tensors than these, but for buffers, are not copied to be put back after a trial.
 WORTH_A_COPY = 2**16
@@ -68,12 +68,11 @@ def pairs_by_trial(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
     now = apart(score, tensors)
     found = _on_their_own(now, q, k)
     again = _on_their_own(apart(score, {**tensors, **others}), q, k) if others else found
-    if found is None or again is None or not _can_be_kept(now.compare, q, k):
+    if found is None or again is None or not _can_be_kept(partial(compared, now), q, k):
         return None
 
     def compare(q: Tensor, k: Tensor, block: Block) -> Tensor:
-        scores: Tensor = now.compare(q, k)
-        return scores
+        return compared(now, q, k)
 
     by_batch = found[1] and again[1]
     return Pairs(compare, tuple(tensors.values()), found[0], by_batch, unknown=True)
@@ -104,7 +103,7 @@ def _on_their_own(score: Any, q: Tensor, k: Tensor) -> tuple[int, bool] | None:
         (last, slice(-1, None), slice(-3, None)),
     )  # fmt: skip
     pairs = [(_copied(q, part, rows), _copied(k, part, columns)) for part, rows, columns in cuts]
-    found = tried([partial(score.compare, *pair) for pair in pairs], score)
+    found = tried([partial(compared, score, *pair) for pair in pairs], score)
     if found is None or not all(isinstance(x, Tensor) for x in found[0]):
         return None
     (few, alone, below, before, of_last, far, near), sizes = found
