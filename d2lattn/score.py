@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils import parametrize
 
 from d2lattn.blocks import Block
 from d2lattn.checks import at_least_float32, check_device, check_scores, check_tokens, is_autocast
@@ -230,8 +231,13 @@ def is_untouched(score: Score, kind: type[Score]) -> bool:
 
 
 def is_hooked_inside(module: nn.Module) -> bool:
-    """The same of it and all modules in it."""
-    return any(is_hooked(inner) for inner in module.modules())
+    """The same of it and all modules in it, or whether what they make of parameters is kept for
+    now, and would be made anew for the gradient."""
+    kept = parametrize._cache_enabled > 0
+    return any(
+        is_hooked(inner) or (kept and parametrize.is_parametrized(inner))
+        for inner in module.modules()
+    )
 
 
 def is_of_pytorch(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -517,6 +517,44 @@ def test_a_parametrized_weight_is_made_once_for_a_call(layer, size):
     assert counting.times == 1
 
 
+@pytest.mark.parametrize("kind", ["additive", "bias", "score"])
+@at_every_size
+@everywhere
+def test_parametrized_weights_may_be_kept_for_the_forward_pass(kind, size, need_weights):
+    torch.manual_seed(1)
+    layer = parametrizations.weight_norm(nn.Linear(D, 1, bias=False).double())
+    score: Any
+    if kind == "additive":
+        score = AdditiveScore(D, D, D).double()
+        score.w_v = layer
+    elif kind == "bias":
+
+        class OfLayer(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = layer
+
+            def forward(self, i: Tensor, j: Tensor) -> Tensor:
+                return self.layer.weight.sum() * (i - j).abs()
+
+        score = Biased(DotProductScore(), OfLayer())
+    else:
+        score = Times(DotProductScore(), lambda: 1.0)
+        score.factor = lambda: score.layer.weight.sum()
+        score.layer = layer
+    attention = Attention(score)
+    leaves = [*tokens(size), *attention.parameters()]
+    with parametrize.cached():
+        output = attention(*leaves[:3], need_weights=need_weights).output
+    expected = attention(*leaves[:3]).output
+    torch.testing.assert_close(output, expected)
+    d = normal(*output.shape, seed=7)
+    torch.testing.assert_close(
+        torch.autograd.grad(output, leaves, d, allow_unused=True),
+        torch.autograd.grad(expected, leaves, d, allow_unused=True),
+    )
+
+
 def test_spectral_norm_goes_one_step_in_a_call():
     attention: Any = AdditiveAttention(D, D, 4)
     twin: Any = nn.Linear(D, 4, bias=False)
