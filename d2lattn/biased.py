@@ -195,11 +195,12 @@ class Biased(OnTop):
         if not isinstance(bias, nn.Module):
             found = is_of_pairs(bias, nn.Module(), *few)
             return (partial(_add, bias), (), True) if found else None
+        if is_hooked_inside(bias):
+            return None
         tensors = aliases_of(bias)
         now = apart(bias, tensors)
-        if is_hooked_inside(bias) or not is_of_pairs(now, now, *few):
-            return None
-        return partial(_add, now), tuple(tensors.values()), True
+        found = is_of_pairs(now, now, *few)
+        return (partial(_add, now), tuple(tensors.values()), True) if found else None
 
 
 def _add(bias: Bias, scores: Tensor, block: Block) -> Tensor:

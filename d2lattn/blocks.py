@@ -147,11 +147,13 @@ def check_of_positions(
     if torch.compiler.is_compiling():
         return
     try:
-        inspect.signature(function).bind(0, 0)
-    except ValueError:  # a function of C, which has no signature
-        pass
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a function of C, which has none
+        return
+    try:
+        signature.bind(0, 0)
     except TypeError:
         raise TypeError(
             f"{name} must be a function of two tensors, the positions (i, j) of queries and keys; "
-            f"got {function!r}, which takes {inspect.signature(function)}"
+            f"got {function!r}, which takes {signature}"
         ) from None

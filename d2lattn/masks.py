@@ -130,6 +130,8 @@ class Mask:
         neither = self.__invert__() & other.__invert__()
         return neither.__invert__()
 
+    __rand__, __ror__ = __and__, __or__
+
     def __invert__(self) -> "Mask":
         inner = self._restriction
         return Mask(inner.inner if isinstance(inner, Inverse) else Inverse(inner))

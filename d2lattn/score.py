@@ -231,13 +231,14 @@ def is_untouched(score: Score, kind: type[Score]) -> bool:
 
 
 def is_hooked_inside(module: nn.Module) -> bool:
-    """The same of it and all modules in it, or whether what they make of parameters is kept for
-    now, and would be made anew for the gradient."""
+    """The same of it and all modules in it; or whether those cannot be told, or what they make of
+    parameters is kept for now, and would be made anew for the gradient."""
     kept = parametrize._cache_enabled > 0
-    return any(
-        is_hooked(inner) or (kept and parametrize.is_parametrized(inner))
-        for inner in module.modules()
-    )
+    try:
+        inside = list(module.modules())
+    except TypeError:  # of modules that are compared by what they hold, and have no hash
+        return True
+    return any(is_hooked(x) or (kept and parametrize.is_parametrized(x)) for x in inside)
 
 
 def is_of_pytorch(module: nn.Module, kind: type[nn.Module]) -> bool:

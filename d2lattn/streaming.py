@@ -115,7 +115,7 @@ def merge_attention(parts: Iterable[tuple[Tensor, Tensor]]) -> StreamOutput:
     Parameters
     ----------
     parts
-        Pairs ``(output, logsumexp)`` of the same shapes and dtypes, at least one.
+        Pairs ``(output, logsumexp)`` of the same shapes, outputs of one dtype, at least one.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def merge_attention(parts: Iterable[tuple[Tensor, Tensor]]) -> StreamOutput:
     Raises
     ------
     TypeError
-        If a part does not hold two floating-point tensors.
+        If a part does not hold two floating-point tensors, or the dtypes of outputs differ.
     ValueError
         If there is no part, or their shapes differ.
 
@@ -154,21 +154,21 @@ def merge_attention(parts: Iterable[tuple[Tensor, Tensor]]) -> StreamOutput:
                 f"parts[{number}] must be a pair (output, logsumexp); "
                 f"got {type(part).__name__}{size}"
             )
-        for name, tensor, first in zip(("output", "logsumexp"), part, parts[0], strict=True):
-            check_floating(f"the {name} of parts[{number}]", tensor)
-            if tensor.dtype != first.dtype:
-                raise TypeError(
-                    f"parts must have {name}s of one dtype, {first.dtype}; got {tensor.dtype} "
-                    f"at index {number}"
-                )
         output, logsumexp = part
+        check_floating(f"the output of parts[{number}]", output)
+        check_floating(f"the logsumexp of parts[{number}]", logsumexp)
+        if output.dtype != (dtype := parts[0][0].dtype):
+            raise TypeError(
+                f"parts must have outputs of one dtype, {dtype}; got {output.dtype} "
+                f"at index {number}"
+            )
         expected = tuple(parts[0][0].shape), tuple(parts[0][0].shape[:-1])
         if (got := (tuple(output.shape), tuple(logsumexp.shape))) != expected:
             raise ValueError(
                 f"parts must have outputs and logsumexps of one shape, {expected}; got {got} "
                 f"at index {number}"
             )
-    logs = at_least_float32(torch.stack([log for _, log in parts]))  # (parts, *batch, queries)
+    logs = torch.stack([at_least_float32(log) for _, log in parts])  # (parts, *batch, queries)
     top = logs.detach().amax(dim=0)
     anchor = top.masked_fill(top == -math.inf, 0.0)
     raised = (logs - anchor).exp()

@@ -284,6 +284,7 @@ def test_a_predicate_may_be_made_while_it_is_compiled():
 
 def test_booleans_join_masks():
     table = torch.ones(3, 3, dtype=torch.bool).triu()
-    both, one = Mask.causal() & table, Mask.causal() | table
-    assert both.dense(3, 3).equal(torch.eye(3, dtype=torch.bool))
-    assert one.dense(3, 3).all()
+    for both in (Mask.causal() & table, table & Mask.causal()):
+        assert both.dense(3, 3).equal(torch.eye(3, dtype=torch.bool))
+    for one in (Mask.causal() | table, table | Mask.causal()):
+        assert one.dense(3, 3).all()

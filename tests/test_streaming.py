@@ -421,4 +421,6 @@ def test_what_a_part_without_keys_holds_does_not_count():
 
 def test_logarithms_in_half_precision_are_added_in_single():
     part = torch.ones(1, 1, dtype=torch.float16), torch.tensor([9.0], dtype=torch.float16)
-    assert merge_attention([part, part]).logsumexp.item() == pytest.approx(9 + math.log(2))
+    both = merge_attention([part, part])
+    assert both.logsumexp.item() == pytest.approx(9 + math.log(2))
+    assert merge_attention([both, part]).logsumexp.item() == pytest.approx(9 + math.log(3))

@@ -3,8 +3,12 @@ at a time. Each against scores that are made all at once."""
 
 from __future__ import annotations
 
+import gc
 import math
+import random
+import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,6 +26,7 @@ from d2lattn import (
     Score,
     SoftCapped,
 )
+from d2lattn.measure import peak_bytes
 from tests.helpers import gradients, normal
 
 D = 8
@@ -319,3 +324,172 @@ def test_layers_may_be_in_half_precision(kind, dtype, need_weights, size):
     found = torch.autograd.grad(output.sum(), [q, k, v])
     for ours, theirs in zip(found, torch.autograd.grad(expected.sum(), wide), strict=True):
         assert (ours.double() - theirs).norm() <= 0.1 * theirs.norm() + 0.01
+
+
+class MadeWithNumber(Score):
+    """Made in its own way, with a sparse buffer, and writes down a number that stays the same."""
+
+    def __new__(cls, number: int) -> Any:
+        return super().__new__(cls)
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number, self.scale = number, 0.0
+        self.register_buffer("identity", torch.eye(D, dtype=torch.float64).to_sparse())
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        self.scale = self.number / math.sqrt(q.shape[-1])
+        return self.scale * (q @ self.identity.to_dense()) @ k.mT  # type: ignore[operator]
+
+
+def test_unusual_modules_stream():
+    score = MadeWithNumber(2)
+    agree(Attention(score), lambda: Attention(MadeWithNumber(2)), 1, 600)
+    inputs = tokens(1, 1500)
+    held = peak_bytes(lambda: Attention(score)(*inputs, need_weights=False))
+    assert held < 1500 * 1500 * 8
+
+
+# --- modules as users write them ---
+
+
+class Normed(Score):
+    """With a batch norm before pairs are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(D).double()
+
+    def project(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return self.norm(queries.flatten(0, -2)).view(queries.shape), keys
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ k.mT
+
+
+def test_two_forward_passes_may_come_before_one_backward():
+    attention, inputs = Attention(Normed()), tokens(1, 600)
+    twin, others = Attention(Normed()), tokens(1, 600)
+    ours = sum(attention(*inputs, need_weights=False).output for _ in range(2))
+    theirs = sum(twin(*others).output for _ in range(2))
+    torch.testing.assert_close(gradients(ours, inputs), gradients(theirs, others))
+
+
+def test_what_is_tried_is_given_back_at_once():
+    asked: list[weakref.ref[Any]] = []
+
+    class Watched(Learned):
+        def compare(self, q: Tensor, k: Tensor) -> Tensor:
+            asked.append(weakref.ref(self))
+            return super().compare(q, k)
+
+    attention = Attention(Watched())
+    gc.disable()
+    try:
+        with torch.no_grad():
+            attention(*tokens(1, 600), need_weights=False)
+        assert asked
+        assert all(score() is None for score in asked)
+    finally:
+        gc.enable()
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LazyLinear(1, dtype=torch.float64)
+
+    def forward(self, i: Tensor, j: Tensor) -> Tensor:
+        return self.layer((i - j).double().unsqueeze(-1)).squeeze(-1)
+
+
+@at_every_size
+def test_a_bias_may_be_lazy(size):
+    attention, inputs = Attention(Biased(DotProductScore(), Lazy())), tokens(1, size)
+    first = attention(*inputs, need_weights=False).output
+    torch.testing.assert_close(attention(*inputs).output, first)
+
+
+class Listing(Score):
+    """Writes down what it was asked for, draws by itself, or throws dice."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.sizes, self.last = how, list[int](), dict[str, int]()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        scores = q @ k.mT
+        if self.how == "a list":
+            self.sizes.append(scores.numel())
+        elif self.how == "a dictionary":
+            self.last["size"] = scores.numel()
+        elif self.how == "its own generator":
+            noise = torch.randn(scores.shape[-2:], generator=self.generator)
+            scores = scores + noise.double()
+        elif self.how == "dice":
+            scores = scores * (1 + random.random())
+        return scores
+
+
+@pytest.mark.parametrize("how", ["a list", "a dictionary", "its own generator", "dice"])
+@pytest.mark.parametrize("grad", [True, False])
+@at_every_size
+def test_what_a_score_writes_down_or_draws_is_as_in_one_go(how, size, grad):
+    ours, theirs = Listing(how), Listing(how)
+    with torch.set_grad_enabled(grad):
+        random.seed(3)
+        made = Attention(ours)(*tokens(1, size), need_weights=False).output
+        random.seed(3)
+        expected = Attention(theirs)(*tokens(1, size)).output
+    torch.testing.assert_close(made, expected)
+    assert ours.sizes == theirs.sizes
+    assert ours.last == theirs.last
+
+
+class Bound(ZeroTable):
+    """By a method that it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.method = self.by_table
+
+    def by_table(self, q: Tensor, k: Tensor) -> Tensor:
+        return ZeroTable.compare(self, q, k)
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.method(q, k)
+
+
+class NearTheEnd(Score):
+    """A window of its own, which counts from the end."""
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        shift = k.shape[-2] - q.shape[-2]
+        i, j = torch.arange(q.shape[-2]).unsqueeze(-1) + shift, torch.arange(k.shape[-2])
+        return (q @ k.mT).masked_fill((i - j).abs() > 64, -1e9)
+
+
+@dataclass
+class Data(Score):
+    """Without a hash."""
+
+    scale: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.scale * q @ k.mT
+
+
+@pytest.mark.parametrize("kind", [Bound, NearTheEnd])
+def test_a_score_may_look_at_more_than_a_pair_in_other_ways(kind):
+    agree(Attention(kind()), lambda: Attention(kind()), 1, 600)
+
+
+def test_a_score_may_be_data():
+    inputs = tokens(1, 600)
+    output = Attention(Data())(*inputs, need_weights=False).output
+    expected = (0.5 * inputs[0] @ inputs[1].mT).softmax(dim=-1) @ inputs[2]
+    torch.testing.assert_close(output, expected)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
+from copy import copy
 from functools import partial
-from typing import Any
+from types import MethodType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,9 @@ from d2lattn.derivatives import alias
 from d2lattn.engine.witness import RandomState, Witness, version_of
 from d2lattn.score import Pairs, Score, compared, is_hooked_inside, knows
 
+_OF_EVERY_MODULE = vars(nn.Module()).keys()
+# Parameters of more numbers are not replaced by others, to see who uses which.
+LARGEST_TABLE = 2**22
 # Larger tensors than these, but for buffers, are not copied to be put back after a trial.
 WORTH_A_COPY = 2**16
 
@@ -33,20 +39,26 @@ def aliases_of(module: nn.Module) -> dict[int, Tensor]:
 def apart(module: nn.Module, tensors: dict[int, Tensor]) -> Any:
     """The module as it is now, with other tensors in place of some: what becomes of one of the two
     does not reach the other, nor another thread."""
-    made: dict[int, nn.Module] = {}
+    return _apart(module, tensors, {})
 
-    def of(inner: nn.Module) -> nn.Module:
-        if id(inner) not in made and not isinstance(inner, torch.jit.ScriptModule):
-            other = made[id(inner)] = inner.__new__(type(inner))
-            vars(other).update(vars(inner))
-            for kind in ("_parameters", "_buffers"):
-                named = vars(inner)[kind].items()
-                vars(other)[kind] = {name: tensors.get(id(x), x) for name, x in named}
-            children = inner._modules.items()
-            vars(other)["_modules"] = {name: x and of(x) for name, x in children}
-        return made.get(id(inner), inner)
 
-    return of(module)
+def _apart(module: nn.Module, tensors: dict[int, Tensor], made: dict[int, nn.Module]) -> nn.Module:
+    if id(module) in made or isinstance(module, torch.jit.ScriptModule):
+        return made.get(id(module), module)
+    other = made[id(module)] = object.__new__(type(module))
+    for name, x in vars(module).items():
+        if name in ("_parameters", "_buffers"):
+            x = {key: tensors.get(id(tensor), tensor) for key, tensor in x.items()}
+        elif name == "_modules":
+            x = {key: y if y is None else _apart(y, tensors, made) for key, y in x.items()}
+        elif name not in _OF_EVERY_MODULE and isinstance(x, (list, dict, set, deque)):
+            x = copy(x)
+        elif isinstance(x, torch.Generator):
+            x = x.clone_state()
+        elif isinstance(x, MethodType) and x.__self__ is module:
+            x = MethodType(x.__func__, other)
+        vars(other)[name] = x
+    return other
 
 
 def pairs_of(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
@@ -63,25 +75,30 @@ def pairs_by_trial(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
     if is_hooked_inside(score):
         return None
     tensors = aliases_of(score)
-    # Where all numbers of a parameter are alike, as they often begin, others show who uses which.
-    others = {number: _unlike(x) for number, x in tensors.items() if _is_uniform(x)}
     now = apart(score, tensors)
     found = _on_their_own(now, q, k)
+    if found is None:
+        return None
+    used = {number: x for number, x in tensors.items() if x in found.used}
+    # Where all numbers of a parameter are alike, as they often begin, others show who uses which.
+    others = {number: _unlike(x) for number, x in used.items() if _is_uniform(x)}
     again = _on_their_own(apart(score, {**tensors, **others}), q, k) if others else found
-    if found is None or again is None or not _can_be_kept(partial(compared, now), q, k):
+    if again is None or not _can_be_kept(partial(compared, now), q, k):
         return None
 
     def compare(q: Tensor, k: Tensor, block: Block) -> Tensor:
         return compared(now, q, k)
 
-    by_batch = found[1] and again[1]
-    return Pairs(compare, tuple(tensors.values()), found[0], by_batch, unknown=True)
+    by_batch = found.by_batch and again.by_batch
+    return Pairs(compare, tuple(used.values()), found.features, by_batch, unknown=True)
 
 
 def _is_uniform(x: Tensor) -> bool:
     """Whether a parameter seems to hold one number many times."""
+    if not x.requires_grad or not 1 < x.numel() <= LARGEST_TABLE or x.layout is not torch.strided:
+        return False
     some = x.detach().flatten()[:: max(1, x.numel() // 16)]
-    return x.requires_grad and x.numel() > 1 and bool((some == some[0]).all())
+    return bool((some == some[0]).all())
 
 
 def _unlike(x: Tensor) -> Tensor:
@@ -89,9 +106,17 @@ def _unlike(x: Tensor) -> Tensor:
     return x.detach() + steps.view(x.shape)
 
 
-def _on_their_own(score: Any, q: Tensor, k: Tensor) -> tuple[int, bool] | None:
-    """How many numbers are held for each pair, and whether elements of the batch are scored on
-    their own as well; None if pairs are not."""
+class _OnTheirOwn(NamedTuple):
+    """How many numbers are held for each pair, whether elements of the batch are scored on their
+    own as well, and which tensors are used."""
+
+    features: int
+    by_batch: bool
+    used: Collection[Tensor]
+
+
+def _on_their_own(score: Any, q: Tensor, k: Tensor) -> _OnTheirOwn | None:
+    """What is seen of a few pairs; None if they are not scored on their own."""
     batch = tuple(q.shape[:-2])
     last = [*parts_of_batch(batch, 1)][-1]
     second = slice(min(1, q.shape[-2] - 1), 2)
@@ -100,13 +125,13 @@ def _on_their_own(score: Any, q: Tensor, k: Tensor) -> tuple[int, bool] | None:
         (..., slice(2), slice(3)), (..., slice(1), slice(1, 3)), (..., second, slice(1, 3)),
         (..., slice(1), slice(2)),
         (last, slice(2), slice(3)), (last, slice(-1, None), slice(None)),
-        (last, slice(-1, None), slice(-3, None)),
+        (last, slice(-1, None), slice(-3, None)), (last, slice(-1, None), slice(3)),
     )  # fmt: skip
     pairs = [(_copied(q, part, rows), _copied(k, part, columns)) for part, rows, columns in cuts]
     found = tried([partial(compared, score, *pair) for pair in pairs], score)
     if found is None or not all(isinstance(x, Tensor) for x in found[0]):
         return None
-    (few, alone, below, before, of_last, far, near), sizes = found
+    (few, alone, below, before, of_last, far, near, distant), sizes, used = found
     if few.shape[:-2] != batch or few.numel() == 0 or few.dtype == torch.bool or few.is_complex():
         return None
     if not (
@@ -114,6 +139,7 @@ def _on_their_own(score: Any, q: Tensor, k: Tensor) -> tuple[int, bool] | None:
         and _same(below, few[..., second, 1:3])
         and _same(before, few[..., :1, :2])
         and _same(near, far[..., -3:])
+        and _same(distant, far[..., :3])
     ):
         return None
     # What is made for each pair grows with the number of pairs, what is made for tokens does not.
@@ -122,7 +148,7 @@ def _on_their_own(score: Any, q: Tensor, k: Tensor) -> tuple[int, bool] | None:
         for more, less in zip(sizes[0], sizes[1], strict=False)
         if more * alone.numel() == less * few.numel()
     ]
-    return max(held, default=1), _same(of_last, few[last])
+    return _OnTheirOwn(max(held, default=1), _same(of_last, few[last]), used)
 
 
 def _copied(tokens: Tensor, part: Any, index: slice) -> Tensor:
@@ -144,32 +170,36 @@ def _can_be_kept(compare: Callable[..., Tensor], q: Tensor, k: Tensor) -> bool:
     return True
 
 
-def tried(runs: list[partial[Any]], module: nn.Module) -> tuple[list[Any], list[list[int]]] | None:
-    """What they return, and the sizes of what each made; None if a run leaves a trace (it draws
-    random numbers, changes a tensor, keeps something else each time, or takes other parameters
-    than the one before), or fails: it may be one that needs all at once, or knows no checkpoints.
-    """
+def tried(
+    runs: list[partial[Any]], module: nn.Module
+) -> tuple[list[Any], list[list[int]], Collection[Tensor]] | None:
+    """What they return, the sizes of what each made, and the tensors that they use; None if a run
+    leaves a trace (it draws random numbers, changes a tensor, keeps something else each time, or
+    takes other parameters than the one before), or fails: it may be one that needs all at once, or
+    knows no checkpoints."""
     tokens = [[x for x in run.args if isinstance(x, Tensor)] for run in runs]
     state = RandomState(next((x.device for own in tokens for x in own), torch.device("cpu")))
     trace = _Trace(module)
     used: Witness | None = None
-    found, sizes = [], []
+    found, sizes, failed = [], [], False
     for run, own in zip(runs, tokens, strict=True):
+        versions = [version_of(x) for x in own]
         # With gradients, as a table may be kept.
-        with saved_tensors_hooks(lambda x: x, lambda x: x), Witness(*own, expected=used) as witness:
-            versions = [version_of(x) for x in own]
+        with saved_tensors_hooks(lambda x: x, lambda x: x), Witness(*own, expected=used) as used:
             try:
                 found.append(run())
-                failed = versions != [version_of(x) for x in own]
             except Exception:
                 failed = True
-        used = witness
-        sizes.append(witness.sizes)
-        if failed or witness.changed or state.was_drawn_from() or trace.is_left():
-            state.restore()
-            trace.undo()
-            return None
-    return found, sizes
+        trace.settle()
+        sizes.append(used.sizes)
+        failed = failed or used.changed or versions != [version_of(x) for x in own]
+        if failed:
+            break
+    if failed or state.was_drawn_from() or trace.is_left():
+        state.restore()
+        trace.undo()
+        return None
+    return found, sizes, [] if used is None else used.seen
 
 
 class _Trace:
@@ -177,19 +207,27 @@ class _Trace:
     buffers and small tensors, which are."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.kinds = [
-            kind for x in module.modules() for kind in (vars(x), x._parameters, x._buffers)
-        ]
-        some = [*module.parameters(), *(x for kind in self.kinds for x in kind.values())]
+        self.kinds: list[Any] = []
+        for inner in module.modules():
+            kept = [x for name, x in vars(inner).items() if name not in _OF_EVERY_MODULE]
+            self.kinds += [vars(inner), inner._parameters, inner._buffers]
+            self.kinds += [x for x in kept if isinstance(x, (list, dict, set, deque))]
+        some = [*module.parameters(), *(x for kind in self.kinds for x in _named(kind).values())]
         small = [x for x in some if isinstance(x, Tensor) and x.numel() <= WORTH_A_COPY]
-        self.numbers = [(x, x.detach().clone()) for x in (*module.buffers(), *small)]
-        self.settled: list[dict[str, Any]] | None = None
+        self.numbers = [
+            (x, x.detach().clone())
+            for x in (*module.buffers(), *small)
+            if x.layout is torch.strided
+        ]
+        self.settled: list[dict[Any, Any]] = []
+
+    def settle(self) -> None:
+        """After the first run: what is made once may be kept."""
+        self.settled = self.settled or [_named(kind) for kind in self.kinds]
 
     def is_left(self) -> bool:
-        """Whether numbers are others, or attributes than after the first run: what is made once
-        may be kept."""
-        now = [dict(kind) for kind in self.kinds]
-        self.settled = self.settled or now
+        """Whether numbers are others, or attributes than after the first run."""
+        now = [_named(kind) for kind in self.kinds]
         return not all(map(_alike, now, self.settled)) or any(
             bool(((x != value) & (x == x)).any()) for x, value in self.numbers
         )
@@ -199,8 +237,18 @@ class _Trace:
             x.data.copy_(value)
 
 
-def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(x is other[name] for name, x in one.items())
+def _named(kept: Any) -> dict[Any, Any]:
+    """What something holds, by names or places."""
+    if isinstance(kept, (dict, set)):
+        return dict(kept) if isinstance(kept, dict) else dict.fromkeys(kept)
+    return dict(enumerate(kept))
+
+
+def _alike(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        x is other[name] or (isinstance(x, (int, float, str, torch.Size)) and x == other[name])
+        for name, x in one.items()
+    )
 
 
 def is_of_pairs(

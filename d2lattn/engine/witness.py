@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -105,18 +106,20 @@ def version_of(tensor: Tensor) -> int:
 
 
 class RandomState:
-    """What PyTorch's generators would draw next: the processor's, and that of a device."""
+    """What generators would draw next: PyTorch's on the processor and on a device, Python's."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.states = self._now()
+        self.python, self.states = random.getstate(), self._now()
 
     def was_drawn_from(self) -> bool:
         """Whether random numbers were drawn since."""
-        return not all(map(torch.equal, self.states, self._now()))
+        same = all(map(torch.equal, self.states, self._now()))
+        return not same or self.python != random.getstate()
 
     def restore(self) -> None:
         """Draw the same numbers again."""
+        random.setstate(self.python)
         torch.set_rng_state(self.states[0])
         if len(self.states) > 1:
             torch.get_device_module(self.device).set_rng_state(self.states[1], self.device)
