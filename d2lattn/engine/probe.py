@@ -20,9 +20,10 @@ from d2lattn.engine.witness import RandomState, Witness, version_of
 from d2lattn.score import Pairs, Score, compared, is_hooked_inside, knows
 
 _OF_EVERY_MODULE = vars(nn.Module()).keys()
-# Parameters of more numbers are not replaced by others, to see who uses which.
+_PLAIN = bool, int, float, str, torch.Size  # equal ones are as good as the same
+# A parameter of more numbers is not tried with others, though all of them may be alike.
 LARGEST_TABLE = 2**22
-# Larger tensors than these, but for buffers, are not copied to be put back after a trial.
+# A tensor of more numbers, if it is no buffer, is not copied to be put back after a trial.
 WORTH_A_COPY = 2**16
 
 
@@ -245,10 +246,10 @@ def _named(kept: Any) -> dict[Any, Any]:
 
 
 def _alike(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
-    return one.keys() == other.keys() and all(
-        x is other[name] or (isinstance(x, (int, float, str, torch.Size)) and x == other[name])
-        for name, x in one.items()
-    )
+    if one.keys() != other.keys():
+        return False
+    kept = ((x, other[name]) for name, x in one.items())
+    return all(x is y or (type(x) is type(y) and type(x) in _PLAIN and x == y) for x, y in kept)
 
 
 def is_of_pairs(
