@@ -664,8 +664,8 @@ def test_what_is_patched_into_all_linear_layers_counts(where, size, grad, need_w
     q, k, v = tokens(size)
     with torch.set_grad_enabled(grad), doubled_by_all_layers(where):
         found = attention(q, k, v, need_weights=need_weights).output
-    q, k = 2 * attention.score.W_q(q), 2 * attention.score.W_k(k)
-    scores = 2 * attention.score.w_v(torch.tanh(q.unsqueeze(2) + k.unsqueeze(1))).squeeze(-1)
+        scores = additive_scores(attention.score, q, k)
+    assert not torch.allclose(scores, additive_scores(attention.score, q, k))
     torch.testing.assert_close(found, scores.softmax(dim=-1) @ v)
 
 

@@ -44,12 +44,22 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return found
 
 
-def plainly(q: Tensor, k: Tensor, v: Tensor, lens: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Each query by itself, without a look at what is hidden."""
+def dot(q: Tensor, k: Tensor) -> Tensor:
+    return q @ k.mT / math.sqrt(q.shape[-1])
+
+
+def plainly(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lens: Tensor | None,
+    score: Callable[[Tensor, Tensor], Tensor] = dot,
+) -> tuple[Tensor, Tensor]:
+    """Each sequence by itself, without a look at what is hidden."""
     outputs, weights = [], []
     for b in range(len(q)):
         n = k.shape[1] if lens is None else int(lens[b])
-        found = (q[b] @ k[b, :n].mT / math.sqrt(q.shape[-1])).softmax(dim=-1)
+        found = score(q[b], k[b, :n]).softmax(dim=-1)
         outputs.append(found @ v[b, :n])
         weights.append(nn.functional.pad(found, (0, k.shape[1] - n)))
     return torch.stack(outputs), torch.stack(weights)
@@ -213,18 +223,14 @@ def additive(dtype: torch.dtype = torch.float64) -> AdditiveAttention:
 def broadcast(
     attention: AdditiveAttention, tokens: list[Tensor], lens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """As the formula stands, each sequence by itself, without a look at what is hidden."""
+    """As the formula stands."""
     score: Any = attention.score
-    q, k, v = tokens
     w_q, w_k, w_v = score.W_q.weight, score.W_k.weight, score.w_v.weight
-    outputs, weights = [], []
-    for b in range(len(q)):
-        n = k.shape[1] if lens is None else int(lens[b])
-        features = torch.tanh((q[b] @ w_q.mT)[:, None] + (k[b, :n] @ w_k.mT)[None])
-        found = (features @ w_v[0]).softmax(dim=-1)
-        outputs.append(found @ v[b, :n])
-        weights.append(nn.functional.pad(found, (0, k.shape[1] - n)))
-    return torch.stack(outputs), torch.stack(weights)
+    q, k, v = tokens
+    return plainly(
+        q, k, v, lens,
+        lambda q, k: torch.tanh((q @ w_q.mT)[:, None] + (k @ w_k.mT)[None]) @ w_v[0],
+    )  # fmt: skip
 
 
 ADDITIVE_LENS = torch.tensor([70, 1, 110])

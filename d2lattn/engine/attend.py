@@ -66,9 +66,10 @@ def at_a_glance(
     add_scores = score.at_a_glance(queries, keys)
     if add_scores is None:
         return None
-    most = SCORES_AT_ONCE if wants_gradients(queries, keys, values) else type(score).few
-    if not need_weights and queries.shape[0] * queries.shape[1] * keys.shape[1] > most:
-        return None
+    if not need_weights:
+        most = SCORES_AT_ONCE if wants_gradients(queries, keys, values) else type(score).few
+        if queries.shape[0] * queries.shape[1] * keys.shape[1] > most:
+            return None
     found = in_few_calls(add_scores, queries, keys, values, valid_lens)
     return found if need_weights or found is None else found._replace(weights=None)
 
