@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from d2lattn.blocks import Block, at_once, blocks_of_rows
+from d2lattn.blocks import EVERY, Block, at_once, blocks_of_rows
 from d2lattn.checks import is_finite, is_ordinary, wants_gradients
-from d2lattn.derivatives import Gradients, alias, gradients, gradients_again
+from d2lattn.derivatives import Gradients, alias
 from d2lattn.engine.plain import FEW_PASSES, average, isolated
 from d2lattn.engine.witness import ChangedError, RandomState, Witness, version_of
 from d2lattn.restrictions import Restriction
@@ -52,24 +52,19 @@ def in_blocks(
     runs = [
         _Run(pairs, mask, dropout, need_log, noted, *_visible(block, mask, q)) for block in blocks
     ]
-    if not follow:
-        return _written(runs, q, k, values)
-    if foreign or dropout is not None:
-        return _kept(runs, alias(q), alias(k), alias(values))
-    output, log = _Again.apply(runs, q, k, values, *pairs.tensors, *of_mask)
-    return output, log
+    return (_kept if follow else _written)(runs, q, k, values)
 
 
 def _written(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
     """Block after block into one tensor, and nothing else is held."""
+    tokens = q, k, values
     if len(runs) == 1 and runs[0].dropout is None:
-        output, log = runs[0].first(runs[0], q, k, values)
-        return output, log
+        return runs[0].first(runs[0], *runs[0].cut(tokens))
     output = values.new_empty(*q.shape[:-1], values.shape[-1])
     log = values.new_empty(q.shape[:-1])
     for run in runs:
         at = (*run.block.batch, run.block.rows)
-        output[at], log[at] = run.first(run, q, k, values)
+        output[at], log[at] = run.first(run, *run.cut(tokens))
     return output, log
 
 
@@ -83,7 +78,10 @@ def _kept(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
     by_batch, dropout = runs[0].pairs.by_batch, runs[0].dropout
     keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout is not None)
     together = is_ordinary(values) and is_finite(values)
-    found = [run.first(partial(keep, run.of_features, together), q, k, values) for run in runs]
+    tokens, found = (alias(q), alias(k), alias(values)), []
+    for run in runs:
+        some, tokens = zip(*run.cut(tokens, _Cut.apply), strict=True)
+        found.append(run.first(partial(keep, run.of_features, together), *some))
     if dropout is None:
         found.reverse()
     made = []
@@ -95,64 +93,32 @@ def _kept(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
     return made[0][..., : values.shape[-1]].contiguous(), made[-1][..., -1].contiguous()
 
 
-class _Again(torch.autograd.Function):
-    """Block after block, made again for the gradient; every tensor that takes part is known."""
+class _Cut(torch.autograd.Function):
+    """Some tokens, and all of them for the next block: their gradients, one block's after the
+    other's, are added to one tensor, where each slice would give a tensor of all tokens."""
 
     @staticmethod
-    def forward(
-        ctx: Any, runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor, *others: Tensor
-    ) -> Result:
-        # What is saved notices changes.
-        ctx.runs = [replace(run, noted=[], differentiated=True) for run in runs]
-        ctx.save_for_backward(q, k, values, *others)
+    def forward(tokens: Tensor, at: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+        return tokens[at], tokens.view_as(tokens)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.shape, ctx.at = inputs[0].shape, inputs[1]
         ctx.set_materialize_grads(False)
-        return _written(ctx.runs, q, k, values)
 
     @staticmethod
-    def backward(ctx: Any, *d_made: Tensor | None) -> Gradients:
-        saved = ctx.saved_tensors  # once: a checkpoint around it counts
-        tokens, others = saved[:3], saved[3:]
-        needed = ctx.needs_input_grad[1:]
-        some = [x for x, is_needed in zip(others, needed[3:], strict=True) if is_needed]
-        if torch.is_grad_enabled() or not is_ordinary(*(d for d in d_made if d is not None)):
-            noted = [(x, version_of(x)) for x in (*tokens, *others)]
-            runs = [replace(run, noted=noted) for run in ctx.runs]
-            found = gradients_again(partial(_kept, runs), tokens, needed[:3], d_made, some)
-        else:
-            found = _summed(ctx.runs, tokens, needed[:3], some, d_made)
-        of_others = iter(found[3:])
-        return None, *found[:3], *(next(of_others) if x else None for x in needed[3:])
-
-
-def _summed(
-    runs: "list[_Run]",
-    tokens: tuple[Tensor, ...],
-    needed: tuple[bool, ...],
-    others: list[Tensor],
-    d_made: tuple[Tensor | None, ...],
-) -> Gradients:
-    """Each block's gradients, added to those of its own tokens."""
-    inputs = zip(tokens, needed, strict=True)
-    of_tokens = [torch.zeros_like(x) if is_needed else None for x, is_needed in inputs]
-    of_others = [torch.zeros_like(x) for x in others]
-    for run in runs:
-        block = run.block
-        axes = block.rows, block.columns, block.columns
-        some = [
-            block.tokens(x, axis).detach().requires_grad_(is_needed)
-            for x, axis, is_needed in zip(tokens, axes, needed, strict=True)
-        ]
-        with torch.enable_grad():
-            made = run.of(*some)
-        d_some = [None if d is None else d[(*block.batch, block.rows)] for d in d_made]
-        found = list(gradients(made, d_some, [*(x for x in some if x.requires_grad), *others]))
-        for total, axis in zip(of_tokens, axes, strict=True):
-            if total is not None and (grad := found.pop(0)) is not None:
-                total[(*block.batch, axis)] += grad
-        for total, grad in zip(of_others, found, strict=True):
-            if grad is not None:
-                total += grad
-    return *of_tokens, *of_others
+    def backward(ctx: Any, d_some: Tensor | None, d_all: Tensor | None) -> Gradients:
+        if d_some is None:
+            return d_all, None
+        if torch.is_grad_enabled() or not is_ordinary(d_some):
+            with torch.enable_grad():
+                tokens = torch.zeros(ctx.shape, dtype=d_some.dtype, device=d_some.device)
+                some = tokens.requires_grad_()[ctx.at]
+            (d_tokens,) = torch.autograd.grad(some, tokens, d_some, create_graph=True)
+            return d_tokens if d_all is None else d_all + d_tokens, None
+        d_all = d_some.new_zeros(ctx.shape) if d_all is None else d_all
+        d_all[ctx.at] += d_some
+        return d_all, None
 
 
 def _blocks(
@@ -183,22 +149,19 @@ def _width(mask: Restriction, rows: int, shape: tuple[int, ...]) -> int:
     return max(stop - start for start, stop in hulls)
 
 
-def _visible(block: Block, mask: Restriction | None, like: Tensor) -> tuple[Block, bool]:
-    """The block with the columns that some of its queries may see, and whether all see all."""
+def _visible(block: Block, mask: Restriction | None, like: Tensor) -> tuple[Block, slice, bool]:
+    """The block with the columns that some of its queries may see, the stretch that these lie in,
+    and whether all see all."""
     if mask is None:
-        return block, True
+        return block, EVERY, True
     assert isinstance(block.rows, slice)
     start, stop = mask.hull((block.rows.start, block.rows.stop), block.shape)
-    block = block._replace(columns=slice(start, stop))
-    some, every = mask.columns(block, like.device)
+    some, every = mask.columns(block._replace(columns=slice(start, stop)), like.device)
     seen = some.nonzero().flatten()
-    if len(seen) == 0:
-        return block._replace(columns=slice(start, start)), True
-    first, last = int(seen[0]), int(seen[-1]) + 1
-    if len(seen) == last - first:
-        columns = slice(start + first, start + last)
-        return block._replace(columns=columns), bool(every[first:last].all())
-    return block._replace(columns=seen + start), bool(every[seen].all())
+    first, last = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
+    stretch = slice(start + first, start + last)
+    columns = stretch if len(seen) == last - first else seen + start
+    return block._replace(columns=columns), stretch, bool(every[seen].all())
 
 
 class _AnotherWayError(Exception):
@@ -215,8 +178,8 @@ class _Run:
     need_log: bool
     noted: list[tuple[Tensor, int]]
     block: Block
+    columns: slice  # from the first to the last of the block's
     full: bool
-    differentiated: bool = False  # though autograd does not follow the first pass
     way: str | None = None  # that the first pass took, and
     witness: Witness | None = None  # of the first pass
 
@@ -229,6 +192,11 @@ class _Run:
             state.restore()
         return run(q, k, values)
 
+    def cut(self, tokens: Any, cut: Callable[..., Any] = Tensor.__getitem__) -> list[Any]:
+        """Its queries, and keys and values from the first to the last that it looks at."""
+        stretches = self.block.rows, self.columns, self.columns
+        return [cut(x, (*self.block.batch, at)) for x, at in zip(tokens, stretches, strict=True)]
+
     def of_features(self, together: bool, q: Tensor, k: Tensor, values: Tensor) -> Sequence[Tensor]:
         """Output and logsumexp as features of the queries, in one tensor or in two."""
         output, log = self(q, k, values)
@@ -236,16 +204,13 @@ class _Run:
         return [torch.cat(found, dim=-1)] if together else found
 
     def __call__(self, q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Output and logsumexp of the block; every time of the same tensors."""
+        """Output and logsumexp of the block's own tokens; every time of the same tensors."""
         if any(version_of(tensor) != version for tensor, version in self.noted):
             raise ChangedError
         block = self.block
-        q, k = block.tokens(q, block.rows), block.tokens(k, block.columns)
-        return self.of(q, k, block.tokens(values, block.columns))
-
-    def of(self, q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of the block's own tokens."""
-        block = self.block
+        if isinstance(block.columns, Tensor):
+            seen = block.columns - self.columns.start
+            k, values = k.index_select(-2, seen), values.index_select(-2, seen)
         if k.shape[-2] == 0:
             return self._nothing(q, k, values)
         foreign = self.pairs.unknown or (self.mask is not None and self.mask.foreign)
@@ -267,7 +232,6 @@ class _Run:
                 scores.to(values.dtype), values, hidden,
                 dropout=None if self.dropout is None else self._drop,
                 again=again, need_log=self.need_log, way=self.way,
-                differentiated=self.differentiated,
             )  # fmt: skip
         if self.way is None:
             self.way = found.way

@@ -57,7 +57,6 @@ def average(
     again: Callable[[], Tensor] | None = None,
     need_log: bool = False,
     way: str | None = None,
-    differentiated: bool = False,
 ) -> Average:
     """Weights and output of scores and values in one dtype, at least float32.
 
@@ -74,15 +73,13 @@ def average(
         it does not reach that query's gradient.
     way
         The way to take, where it was taken before.
-    differentiated
-        Whether the way will be taken again for a gradient, though autograd does not follow now.
     """
     found = None
     ordinary = is_ordinary(scores, values)
     if way == FEW_PASSES or (way is None and ordinary):
         found = in_few_passes(
             scores, values, hidden, sees_all, dropout,
-            sure=way is not None, differentiated=differentiated,
+            sure=way is not None,
         )  # fmt: skip
     if found is not None:
         way = FEW_PASSES
@@ -105,17 +102,14 @@ def in_few_passes(
     dropout: Callable[[Tensor], Tensor] | None,
     *,
     sure: bool = False,
-    differentiated: bool = False,
     spare: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
     """As the textbook has it, which is right if all is finite and every query has a key; None
-    otherwise, before anything is dropped. ``sure`` if that was seen before; ``differentiated``
-    as in :func:`average`; ``spare`` if the scores may be written over, which holds one tensor
+    otherwise, before anything is dropped. ``sure`` if that was seen before; ``spare`` if the scores may be written over, which holds one tensor
     less: more of them would be given back to the system, and asked for again by the next call."""
-    follow = differentiated or scores.requires_grad
     if not sure and (
         values.shape[-1] == 0
-        or (hidden is not None and not _can_be_filled(scores, hidden, sees_all, follow))
+        or (hidden is not None and not _can_be_filled(scores, hidden, sees_all))
     ):
         return None
     if hidden is not None:
@@ -131,12 +125,12 @@ def in_few_passes(
     return (output, used) if sure or is_finite(output) else None
 
 
-def _can_be_filled(scores: Tensor, hidden: Hidden, sees_all: bool, follow: bool) -> bool:
+def _can_be_filled(scores: Tensor, hidden: Hidden, sees_all: bool) -> bool:
     """Whether -inf in place of what is hidden leaves every query a key, and hides no NaN that a
     gradient would meet again."""
     if not sees_all and bool(hidden.all(dim=-1).any()):
         return False
-    return not follow or is_finite(scores)
+    return not scores.requires_grad or is_finite(scores)
 
 
 def _with_care(
