@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from d2lattn.additive_pairs import WORTH_A_CALL, compare_additively, scores_at_a_glance
 from d2lattn.attention import Attention
-from d2lattn.blocks import Block
 from d2lattn.checks import (
     at_least_float32,
     check_dtype,
@@ -17,10 +16,9 @@ from d2lattn.checks import (
     check_same_width,
     check_sizes,
     check_tokens,
-    is_ordinary,
-    wants_gradients,
 )
 from d2lattn.engine.probe import pairs_by_trial
+from d2lattn.ordinary import is_ordinary, wants_gradients
 from d2lattn.score import Glance, Pairs, Score, apply_linear, is_untouched, only_weight
 
 __all__ = ["AdditiveAttention", "AdditiveScore", "additive_score"]
@@ -145,20 +143,21 @@ class AdditiveScore(Score):
 
     def at_a_glance(self, queries: Tensor, keys: Tensor) -> Glance | None:
         """With layers as they were made, where no gradient follows."""
-        w_q, w_k, w_v = (only_weight(layer) for layer in (self.W_q, self.W_k, self.w_v))
-        if w_q is None or w_k is None or w_v is None or not is_untouched(self, AdditiveScore):
+        few = min(queries.shape[1], keys.shape[1]) < 16  # are projected sooner with those of others
+        number = queries.shape[0] * queries.shape[1] * keys.shape[1]
+        if few or not WORTH_A_CALL <= number <= self.few or not is_untouched(self, AdditiveScore):
             return None
-        hidden, (batch, num_queries, _), num_keys = w_v.numel(), queries.shape, keys.shape[1]
+        w_q, w_k, w_v = (only_weight(layer) for layer in (self.W_q, self.W_k, self.w_v))
+        if w_q is None or w_k is None or w_v is None:
+            return None
+        hidden, of_queries, of_keys = w_v.numel(), queries.shape[-1], keys.shape[-1]
         plain = (
-            min(num_queries, num_keys) >= 16  # fewer are projected sooner with those of others
-            and WORTH_A_CALL <= batch * num_queries * num_keys <= AdditiveScore.few
-            and is_ordinary(w_q, w_k, w_v)
+            is_ordinary(w_q, w_k, w_v)
             and torch._C._len_torch_function_stack() == 0  # nobody looks for calls of layers
-            and w_q.shape == (hidden, queries.shape[-1])
-            and w_k.shape == (hidden, keys.shape[-1])
-            and w_v.shape == (1, hidden)
             and w_q.dtype == w_k.dtype == w_v.dtype == keys.dtype
             and w_q.device == w_k.device == w_v.device == keys.device
+            and (w_q.shape, w_k.shape) == ((hidden, of_queries), (hidden, of_keys))
+            and w_v.shape == (1, hidden)
             and not wants_gradients(queries, keys, w_q, w_k, w_v)
         )
         return partial(scores_at_a_glance, queries, keys, w_q, w_k, w_v) if plain else None
@@ -168,7 +167,7 @@ class AdditiveScore(Score):
         w_v = self._vector(q)
         if w_v is None:
             return pairs_by_trial(self, q, k)
-        return Pairs(partial(_compare_block, w_v), (w_v,), times=2)
+        return Pairs(lambda q, k, block: compare_additively(q, k, w_v), (w_v,), times=2)
 
     def _vector(self, q: Tensor) -> Tensor | None:
         """The vector that the last layer is, if it is nothing else."""
@@ -176,10 +175,6 @@ class AdditiveScore(Score):
         if weight is None or weight.shape != (1, q.shape[-1]):
             return None
         return weight.squeeze(0).to(q.dtype)
-
-
-def _compare_block(w_v: Tensor, q: Tensor, k: Tensor, block: Block) -> Tensor:
-    return compare_additively(q, k, w_v)
 
 
 class AdditiveAttention(Attention):

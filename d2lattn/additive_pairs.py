@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from d2lattn.blocks import at_once
-from d2lattn.checks import is_ordinary, wants_gradients
 from d2lattn.derivatives import Gradients, gradients_again
+from d2lattn.ordinary import is_ordinary, wants_gradients
 
 __all__ = [
     "add_quotients",
@@ -48,15 +48,8 @@ def compare_additively(
         follow = wants_gradients(q, k, w_v)
         return (_Additive.apply if follow else scores_by_exponentials)(q, k, w_v)
     parts = q.split(max(1, at_once(ELEMENTS_OF_THE_BUFFER, q.device) // k.numel()), dim=-2)
-    return torch.cat([_kept(some, k, w_v) for some in parts], dim=-2)
-
-
-def _kept(q: Tensor, k: Tensor, w_v: Tensor) -> Tensor:
-    """The formula, of which autograd keeps nothing but the tokens."""
-    found: Tensor = checkpoint(
-        compare_by_broadcasting, q, k, w_v, use_reentrant=False, preserve_rng_state=False
-    )
-    return found
+    keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # only the tokens
+    return torch.cat([keep(compare_by_broadcasting, some, k, w_v) for some in parts], dim=-2)
 
 
 def compare_by_broadcasting(

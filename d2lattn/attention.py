@@ -124,15 +124,12 @@ class Attention(nn.Module):
             check_tokens(queries=queries, keys=keys, values=values)
         found = at_a_glance(self, queries, keys, values, valid_lens, mask, need_weights)
         if found is not None:
-            return AttentionOutput(found.output, found.weights)
+            return AttentionOutput(found.output, found.weights if need_weights else None)
         shape = (*queries.shape[:-1], keys.shape[-2])
         allowed = restriction(valid_lens, mask, shape, queries.device)
         dtype = result_dtype(queries, keys, values)
-        output, weights, _, _ = attend(
+        found = attend(
             self.score, queries, keys, values, allowed, self.dropout, need_weights=need_weights
         )
-        if not need_weights:
-            weights = None
-        elif weights is not None and weights.dtype != dtype:
-            weights = weights.to(dtype)
-        return AttentionOutput(output if output.dtype == dtype else output.to(dtype), weights)
+        weights = found.weights.to(dtype) if need_weights and found.weights is not None else None
+        return AttentionOutput(found.output.to(dtype), weights)

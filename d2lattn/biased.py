@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2lattn.blocks import Block, check_of_positions
+from d2lattn.blocks import Block
 from d2lattn.checks import (
     at_least_float32,
     check_broadcasts,
     check_device,
     check_floating,
     check_number,
+    check_of_positions,
     check_scoring_function,
 )
 from d2lattn.derivatives import alias

@@ -1,9 +1,8 @@
 """A block of the scores: some queries and some keys, of some of the batch."""
 
-import inspect
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -110,18 +109,6 @@ def at_once(elements: int, device: torch.device) -> int:
     return elements if device.type == "cpu" else 32 * elements
 
 
-def blocks_of_rows(shape: tuple[int, ...], per_row: int, elements: int) -> Iterator[Block]:
-    """Blocks with all keys, in the order of memory: of many elements of the batch with all their
-    queries, or of one with some; about so many ``elements``, of which a query takes ``per_row``.
-    """
-    *batch, num_queries, _ = shape
-    rows = max(1, min(elements // max(1, per_row), num_queries))
-    size = max(1, elements // max(1, rows * per_row)) if rows == num_queries else 1
-    for part in parts_of_batch(tuple(batch), size):
-        for start in range(0, max(1, num_queries), rows):
-            yield Block(shape, part, slice(start, min(start + rows, num_queries)), slice(None))
-
-
 def parts_of_batch(batch: tuple[int, ...], size: int) -> Iterator[tuple[slice, ...]]:
     """Slices of the batch axes with up to ``size`` elements each, in the order of memory."""
     axis, whole = len(batch), 1  # the axes from here on are taken whole
@@ -136,24 +123,3 @@ def parts_of_batch(batch: tuple[int, ...], size: int) -> Iterator[tuple[slice, .
             yield rest
         for start in range(0, batch[axis - 1], step) if axis else ():
             yield (*fixed, slice(start, min(start + step, batch[axis - 1])), *rest)
-
-
-def check_of_positions(
-    name: str, function: Any, expected: str = "a function of positions (i, j)"
-) -> None:
-    """Raise a TypeError that names the argument unless it can be called with positions (i, j)."""
-    if isinstance(function, type) or not callable(function):
-        raise TypeError(f"{name} must be {expected}; got {function!r}")
-    if torch.compiler.is_compiling():
-        return
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # a function of C, which has none
-        return
-    try:
-        signature.bind(0, 0)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be a function of two tensors, the positions (i, j) of queries and keys; "
-            f"got {function!r}, which takes {signature}"
-        ) from None

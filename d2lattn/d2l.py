@@ -15,9 +15,10 @@ from torch import Tensor, nn
 import d2lattn.masking
 from d2lattn.additive import AdditiveScore
 from d2lattn.attention import Attention
-from d2lattn.checks import check_floating, check_sizes, check_tokens, first_index
+from d2lattn.checks import check_floating, check_sizes, check_tokens
 from d2lattn.dot_product import DotProductScore
 from d2lattn.extras import needs
+from d2lattn.ordinary import first_index
 from d2lattn.score import Score
 
 __all__ = ["AdditiveAttention", "DotProductAttention", "masked_softmax", "show_heatmaps"]

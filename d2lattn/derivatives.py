@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from d2lattn.ordinary import ordinary_again
+
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -32,14 +34,12 @@ def gradients_again(
     inputs: Sequence[Tensor],
     needed: Sequence[bool],
     d_made: Sequence[Tensor | None],
-    others: Sequence[Tensor] = (),
 ) -> Gradients:
     """By making it again, of operations that can be differentiated again: one for each input,
-    None where it is not needed, then one for each of the ``others``, which ``make`` knows of."""
-    with torch.enable_grad():
+    None where it is not needed."""
+    with torch.enable_grad(), ordinary_again():
         aliases = [x.view_as(x) for x in inputs]  # one tensor may be given twice
         made = make(*aliases)
     wanted = [x for x, is_needed in zip(aliases, needed, strict=True) if is_needed]
-    found = list(gradients(made, d_made, [*wanted, *others]))
-    of_inputs = [found.pop(0) if is_needed else None for is_needed in needed]
-    return *of_inputs, *found
+    found = iter(gradients(made, d_made, wanted))
+    return tuple(next(found) if is_needed else None for is_needed in needed)

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from d2lattn.checks import check_integers, check_sizes, first_index
+from d2lattn.checks import check_integers, check_sizes
 from d2lattn.masking import length_mask
+from d2lattn.ordinary import first_index
 
 __all__ = ["ConvolutionalEncoder", "Encoded", "RecurrentEncoder"]
 

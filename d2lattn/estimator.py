@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from d2lattn.bandwidth import select
-from d2lattn.checks import check_empty, is_ordinary, wants_gradients
+from d2lattn.checks import check_empty
 from d2lattn.extras import Tick, progress_bar
 from d2lattn.fitted import columns
 from d2lattn.kernel_formulas import Bandwidth
+from d2lattn.ordinary import is_ordinary, wants_gradients
 from d2lattn.plainly import smooth_by_nearest
 from d2lattn.smoother import Smoother
 from d2lattn.smoothing import smooth

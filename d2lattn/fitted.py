@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from d2lattn.attention import Attention
-from d2lattn.checks import check_floating, first_index
+from d2lattn.checks import check_floating
 from d2lattn.kernel_formulas import Bandwidth, check_bandwidth
 from d2lattn.kernels import KernelScore
+from d2lattn.ordinary import first_index
 
 __all__ = ["Fitted", "columns"]
 

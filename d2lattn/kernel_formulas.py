@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d2lattn.checks import first_index
+from d2lattn.ordinary import first_index
 
 Bandwidth = float | Sequence[float] | Tensor
 

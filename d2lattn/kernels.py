@@ -8,13 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from d2lattn.blocks import Block
-from d2lattn.checks import (
-    at_least_float32,
-    check_floating,
-    check_same_width,
-    check_tokens,
-    is_ordinary,
-)
+from d2lattn.checks import at_least_float32, check_floating, check_same_width, check_tokens
 from d2lattn.kernel_formulas import (
     Bandwidth,
     check_bandwidth,
@@ -23,6 +17,7 @@ from d2lattn.kernel_formulas import (
     gaussian_as_dot_product,
     log_density,
 )
+from d2lattn.ordinary import is_ordinary
 from d2lattn.score import Pairs, Score
 
 __all__ = ["GaussianScore", "KernelScore", "gaussian_score", "log_kernel"]

@@ -7,8 +7,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from d2lattn.blocks import Block, check_of_positions
-from d2lattn.checks import check_count, check_integers, is_ordinary
+from d2lattn.blocks import Block
+from d2lattn.checks import check_count, check_integers, check_of_positions
+from d2lattn.ordinary import is_ordinary
 from d2lattn.restrictions import (
     FAR,
     Band,

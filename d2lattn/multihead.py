@@ -12,13 +12,12 @@ from d2lattn.checks import (
     check_sizes,
     check_tokens,
     fit_together,
-    is_finite,
-    is_ordinary,
     result_dtype,
 )
 from d2lattn.dot_product import DotProductScore
 from d2lattn.engine.attend import attend, unused_tokens
 from d2lattn.masks import Mask, restriction
+from d2lattn.ordinary import is_finite, is_ordinary
 from d2lattn.score import ScoreFunction, apply_linear
 
 __all__ = ["MultiHeadAttention"]

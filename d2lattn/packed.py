@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2lattn.checks import check_floating, is_finite
+from d2lattn.checks import check_floating
+from d2lattn.ordinary import is_finite
 
 __all__ = ["CHARACTERS", "pack", "unpack"]
 

@@ -1,6 +1,7 @@
 """A scoring function in two halves, and what an engine may ask of one."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -160,7 +161,7 @@ class Score(nn.Module):
 
     def shows_tokens(self) -> bool:
         """Whether the score of a token that is not finite is not finite either, and nobody would
-        notice if the tokens were projected and compared once more."""
+        notice if the tokens were projected and compared once more, or the scores written over."""
         return False
 
 
@@ -258,16 +259,11 @@ def only_weight(layer: nn.Module) -> Tensor | None:
     return weight if weight is not None and weight.layout is torch.strided else None
 
 
-class _Nothing:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
-
-
 def without_autocast(tensor: Tensor) -> Any:
     """A context in which operations keep the dtypes that they are given."""
     if is_autocast(tensor.device):
         return torch.autocast(tensor.device.type, enabled=False)
-    return _Nothing()
+    return nullcontext()
 
 
 def apply_linear(

@@ -84,6 +84,7 @@ def lose_one(rank: int) -> str:
     or does not arrive in time. What each process hears of it."""
     patience = timedelta(seconds=5)
     groups = [dist.new_group(list(range(3 * n, 3 * n + 3)), timeout=patience) for n in range(3)]
+    dist.barrier()  # nobody is lost while others are still making their group
     fault, here = ("before", "in the middle", "never arrives")[rank // 3], rank % 3
     score: Score = DotProductScore()
     act = None

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, jacrev, jvp, stack_module_state, vmap
 from torch.nn.utils import parametrize, prune
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from d2lattn import (
@@ -540,6 +542,58 @@ def test_a_batch_of_gradients_at_once(name):
         for x in (output, expected)
     )
     agree(ours, theirs, 1e-8)
+
+
+class Quiet(TorchDispatchMode):
+    """A mode that changes nothing, as one that counts operations."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def in_a_mode(pull: Callable[[Tensor], Any], d: Tensor) -> list[Tensor]:
+    with Quiet():
+        return list(pull(d[0]))
+
+
+def of_dual_numbers(pull: Callable[[Tensor], Any], d: Tensor) -> list[Tensor]:
+    with forward_ad.dual_level():
+        parts = [forward_ad.unpack_dual(x) for x in pull(forward_ad.make_dual(d[0], d[1]))]
+        return [x for part in parts for x in part]
+
+
+AROUND = {
+    "vmap": lambda pull, d: vmap(pull)(d),
+    "jvp": lambda pull, d: [x for part in jvp(pull, (d[0],), (d[1],)) for x in part],
+    "a mode": in_a_mode,
+    "dual numbers": of_dual_numbers,
+}
+
+
+@every_score
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("mask", [None, Mask.window(20)], ids=["all", "window"])
+def test_what_surrounds_the_backward_pass_alone(name, around, dropout, mask):
+    score, inputs = made(name), tokens("large")
+    attention, wanted = Attention(score, dropout), [*inputs, *parameters_of(score)]
+    outputs = []
+    for need_weights in (False, True):
+        torch.manual_seed(1)
+        outputs.append(attention(*inputs, mask=mask, need_weights=need_weights).output)
+    if dropout == 0.0:
+        seen = None if mask is None else mask.dense(*outputs[0].shape[-2:-1], inputs[1].shape[-2])
+        outputs.append(formula(CASES[name].formula(score, *inputs[:2]), inputs[2], seen)[0])
+    directions = normal(2, *outputs[0].shape)
+    found = []
+    for output in outputs:
+
+        def pull(d: Tensor, output: Tensor = output) -> Any:
+            return torch.autograd.grad(output, wanted, d, retain_graph=True)
+
+        found.append(AROUND[around](pull, directions))
+    for other in found[1:]:
+        agree(found[0], other, 1e-8)
 
 
 @every_size

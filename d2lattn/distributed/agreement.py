@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from d2lattn.biased import OnTop
-from d2lattn.checks import wants_gradients
 from d2lattn.engine.probe import tensors_of
 from d2lattn.masks import Mask
+from d2lattn.ordinary import wants_gradients
 from d2lattn.score import Score
 
 __all__ = ["agreed", "check_score", "wants_gradients_of"]

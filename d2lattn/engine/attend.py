@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from jaxtyping import Bool
@@ -9,19 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 
 from d2lattn.blocks import Block
-from d2lattn.checks import (
-    check_scores,
-    in_one_dtype,
-    is_autocast,
-    is_finite,
-    is_ordinary,
-    wants_gradients,
-)
+from d2lattn.checks import check_scores, in_one_dtype, is_autocast
 from d2lattn.engine.fused import fused
-from d2lattn.engine.in_blocks import in_blocks
-from d2lattn.engine.plain import Average, average, in_few_passes, isolated, log_sum_exp
+from d2lattn.engine.in_blocks import Result, in_blocks
+from d2lattn.engine.plain import AnotherWayError, Average, Task, average, isolated
 from d2lattn.engine.probe import pairs_of
 from d2lattn.engine.small import fits, in_few_calls
+from d2lattn.ordinary import is_finite, is_ordinary, wants_gradients
 from d2lattn.restrictions import Restriction
 from d2lattn.score import (
     Score,
@@ -53,15 +48,19 @@ def at_a_glance(
     """Attention in few calls, of tokens that were checked, before anything is made of the lengths;
     None where it cannot be seen at a glance that this is the same."""
     tensors = (queries, keys, values) if valid_lens is None else (queries, keys, values, valid_lens)
-    if mask is not None or not is_ordinary(*tensors) or is_autocast(queries.device):
-        return None
-    if hasattr(type(attention), "score") or hasattr(type(attention), "dropout"):
-        return None  # a property, which comes before what is found below
-    inner = attention._modules  # where an attribute is found that is a module, but sooner
+    kind, inner = type(attention), attention._modules  # where a module is found, but sooner
     score, dropout = inner.get("score"), inner.get("dropout")
-    if not isinstance(score, Score) or not fits(keys, values, valid_lens):
-        return None
-    if dropout is None or _active(dropout) is not None:
+    if (
+        mask is not None
+        or not is_ordinary(*tensors)
+        or is_autocast(queries.device)
+        or hasattr(kind, "score")  # a property, which comes before what is found here
+        or hasattr(kind, "dropout")
+        or not isinstance(score, Score)
+        or dropout is None
+        or _active(dropout) is not None
+        or not fits(keys, values, valid_lens)
+    ):
         return None
     add_scores = score.at_a_glance(queries, keys)
     if add_scores is None:
@@ -70,8 +69,7 @@ def at_a_glance(
         most = SCORES_AT_ONCE if wants_gradients(queries, keys, values) else type(score).few
         if queries.shape[0] * queries.shape[1] * keys.shape[1] > most:
             return None
-    found = in_few_calls(add_scores, queries, keys, values, valid_lens)
-    return found if need_weights or found is None else found._replace(weights=None)
+    return in_few_calls(add_scores, queries, keys, values, valid_lens)
 
 
 def attend(
@@ -88,97 +86,63 @@ def attend(
     """Attention, of arguments that were checked, in at least float32."""
     shape = (*queries.shape[:-1], keys.shape[-2])
     tokens = queries, keys, values
-    active = _active(dropout)
+    task = Task(shape, mask, _active(dropout), need_log)
     ordinary = is_ordinary(*tokens)
     if not isinstance(score, Score) or not score.in_halves():
         queries, keys, values = _without_padding(*tokens, mask)
-        scores = all_scores(score, queries, keys)  # asked once, for all of them
-        return _all_at_once(scores, values, shape, mask, active, need_log=need_log)
+        # Asked once, for all of them.
+        return _all_at_once(all_scores(score, queries, keys), values, task)
     large = ordinary and not need_weights and math.prod(shape) > SCORES_AT_ONCE
     if ordinary and not large and score.shows_tokens():
-        easy = _if_easy(score, *_projected(score, *tokens), mask, active, need_log)
-        if easy is not None:
-            return easy
+        # Without a look at the tokens: what they are is seen in what is made of them.
+        q, k, v = in_one_dtype(*score.project(queries, keys), values)
+        with without_autocast(q), suppress(AnotherWayError):
+            return _all_at_once(score.compare(q, k), v, task, easily=True)
     mixes = large and knows(score, "as_dot_product") and score.mixes_tokens()
     if mask is not None and (mixes or not (ordinary and is_finite(*tokens))):
         tokens = _without_padding(*tokens, mask)
-    q, k, v = _projected(score, *tokens)
+    queries, keys, values = tokens
+    q, k, v = in_one_dtype(*score.project(queries, keys), values)
     as_given = q.shape[:-1] == queries.shape[:-1] and k.shape[:-1] == keys.shape[:-1]
     if large and as_given and _may_stream(dropout):
         with without_autocast(q):
-            streamed = _without_weights(score, q, k, v, mask, active, need_log)
+            streamed = _without_weights(score, q, k, v, task)
         if streamed is not None:
-            return streamed
+            return Average(streamed[0], None, streamed[1])
     with without_autocast(q):
         scores = compared(score, q, k)
 
-    def again() -> Tensor:
-        block = Block.whole(shape)
-        assert mask is not None
-        hidden = mask.hidden(block, q.device)
+    def again(hidden: Tensor) -> Tensor:
         pairs = pairs_of(score, q, k)  # which know where some of the queries stand
         compare = pairs.compare if pairs is not None else lambda q, k, _: compared(score, q, k)
-        return isolated(compare, q, k, hidden, block).to(v.dtype)
+        return isolated(compare, q, k, hidden, Block.whole(shape)).to(v.dtype)
 
-    return _all_at_once(scores, v, shape, mask, active, again=again, need_log=need_log)
-
-
-def _if_easy(
-    score: Score,
-    q: Tensor,
-    k: Tensor,
-    values: Tensor,
-    mask: Restriction | None,
-    dropout: Dropout | None,
-    need_log: bool,
-) -> Average | None:
-    """Without a look at the tokens: what they are is seen in what is made of them."""
-    with without_autocast(q):
-        scores = score.compare(q, k)
-        hidden, sees_all = None, True
-        if mask is not None:
-            shape = tuple(scores.shape)
-            hidden, sees_all = mask.hidden(Block.whole(shape), q.device), mask.sees_all(shape)
-        found = in_few_passes(scores, values, hidden, sees_all, dropout, spare=True)
-        if found is None:
-            return None
-        return Average(*found, log_sum_exp(scores, hidden) if need_log else None)
+    return _all_at_once(scores, v, task, again)
 
 
-def _without_weights(
-    score: Score,
-    q: Tensor,
-    k: Tensor,
-    values: Tensor,
-    mask: Restriction | None,
-    dropout: Dropout | None,
-    need_log: bool,
-) -> Average | None:
+def _without_weights(score: Score, q: Tensor, k: Tensor, v: Tensor, task: Task) -> Result | None:
     """By the fused kernel, or block by block; None where only all at once is the same."""
-    if dropout is None and knows(score, "as_dot_product"):
+    if task.dropout is None and knows(score, "as_dot_product"):
         product = score.as_dot_product(q, k)
         if product is not None:
             long_q, long_k, scale = product
-            found = fused(long_q, long_k, scale, values.to(long_q.dtype), mask)
+            found = fused(long_q, long_k, scale, v.to(long_q.dtype), task.mask)
             if found is not None:
-                return Average(found[0], None, found[1])
+                return found
     pairs = pairs_of(score, q, k)
-    if pairs is None or (dropout is not None and not pairs.by_batch and q.ndim > 2):
+    if pairs is None or (task.dropout is not None and not pairs.by_batch and q.ndim > 2):
         return None
-    output, logsumexp = in_blocks(pairs, q, k, values, mask, dropout, need_log=need_log)
-    return Average(output, None, logsumexp)
+    return in_blocks(pairs, q, k, v, task)
 
 
 def _all_at_once(
     scores: Tensor,
     values: Tensor,
-    shape: tuple[int, ...],
-    mask: Restriction | None,
-    dropout: Dropout | None,
-    *,
-    again: Callable[[], Tensor] | None = None,
-    need_log: bool,
+    task: Task,
+    again: Callable[[Tensor], Tensor] | None = None,
+    easily: bool = False,
 ) -> Average:
+    shape, mask, dropout, need_log = task
     check_scores(scores, shape)
     scores, values = in_one_dtype(scores, values)
     hidden, sees_all = None, True
@@ -188,15 +152,8 @@ def _all_at_once(
         return average(
             scores, values, hidden,
             sees_all=sees_all, dropout=dropout, again=again, need_log=need_log,
+            once=easily, spare=easily,
         )  # fmt: skip
-
-
-def _projected(
-    score: Score, queries: Tensor, keys: Tensor, values: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The first half of the score, once for every token; all in one dtype, at least float32."""
-    q, k, v = in_one_dtype(*score.project(queries, keys), values)
-    return q, k, v
 
 
 def _active(dropout: nn.Module | float) -> Dropout | None:

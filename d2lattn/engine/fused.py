@@ -13,10 +13,12 @@ from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
 from d2lattn.blocks import EVERY, Block
-from d2lattn.checks import is_finite, is_ordinary, product, wants_gradients
+from d2lattn.checks import product
 from d2lattn.derivatives import Gradients, alias, gradients_again
 from d2lattn.engine.in_blocks import Result, in_blocks
+from d2lattn.engine.plain import Task
 from d2lattn.engine.plan import Kind, Piece, bias, groups, pieces
+from d2lattn.ordinary import is_finite, is_ordinary, wants_gradients
 from d2lattn.restrictions import Restriction
 from d2lattn.score import Pairs
 
@@ -24,6 +26,8 @@ from d2lattn.score import Pairs
 TOKENS = 2**14
 # What a logarithm of a sum of exponentials may be at the most, where pieces are joined by it.
 LARGE = 1e4
+# What of a block queries, keys and values belong to.
+_AXES = "rows", "columns", "columns"
 
 _FORWARD, _BACKWARD = (
     getattr(torch.ops.aten, f"_scaled_dot_product_flash_attention_for_cpu{way}", None)
@@ -47,17 +51,16 @@ AVAILABLE = _has_arguments(
 )  # fmt: skip
 
 
-def dot_products(scale: float) -> Pairs:
+def dot_products(scale: float | Tensor) -> Pairs:
     """Pairs that are scored by a scaled dot product."""
-    if isinstance(scale, Tensor):  # a learned one was put in its place, of each head for instance
-        scale = alias(scale)
-        return Pairs(partial(_scaled, scale), (scale,))
-    return Pairs(lambda q, k, block: product(q * scale, k.mT))
+    if not isinstance(scale, Tensor):
+        return Pairs(lambda q, k, block: product(q * scale, k.mT))
+    scale = alias(scale)  # a learned one was put in its place, of each head or feature for instance
 
+    def compare(q: Tensor, k: Tensor, block: Block) -> Tensor:
+        return product(q * block._replace(columns=EVERY).cut(scale), k.mT)
 
-def _scaled(scale: Tensor, q: Tensor, k: Tensor, block: Block) -> Tensor:
-    of_queries = block._replace(columns=EVERY)  # it may have a number for each feature
-    return product(q * of_queries.cut(scale), k.mT)
+    return Pairs(compare, (scale,))
 
 
 def fused(
@@ -105,15 +108,16 @@ class _Fused(torch.autograd.Function):
         wide = [_widened(tokens, width) for tokens in (q, k, values)]
         begun = set()  # rows that have a piece
         for group in groups(pieces(shape, mask, q.device), mask, TOKENS):
-            added, empty = _bias(group, mask, q)
+            added, empty = bias(group[0], mask, q)
             assert _FORWARD is not None
             outs, logs = _FORWARD(
-                *_together(group, *wide),
+                *map(partial(_stacked, group), wide, _AXES),
                 is_causal=group[0].kind is Kind.TRIANGLE, attn_mask=added, scale=scale,
             )  # fmt: skip
             if empty is not None:
                 logs = logs.masked_fill(empty.repeat(len(logs) // len(empty), 1, 1), -torch.inf)
-            for piece, out, log in zip(group, *_apart(group, outs, logs), strict=True):
+            parts = _apart(group, outs), _apart(group, logs)
+            for piece, out, log in zip(group, *parts, strict=True):
                 at = (*piece.block.batch, piece.block.rows)
                 out = out[..., : values.shape[-1]]
                 if str(at) in begun:
@@ -133,66 +137,56 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, d_output: Tensor | None, d_logsumexp: Tensor | None) -> Gradients:
         q, k, values, *leaves, output, logsumexp = ctx.saved_tensors
         mask = pytree.tree_unflatten(leaves, ctx.tree)
-        nothing = (None,) * len(leaves)
-        given = [x for x in (d_output, d_logsumexp) if x is not None]
-        if not torch.is_grad_enabled() and is_ordinary(*given):
-            exact = _gradients(
-                ctx.scale, mask, q, k, values, output, logsumexp, d_output, d_logsumexp
-            )
+        nothing, d_made = (None,) * len(leaves), (d_output, d_logsumexp)
+        if not torch.is_grad_enabled() and is_ordinary(*(x for x in d_made if x is not None)):
+            exact = _gradients(ctx.scale, mask, (q, k, values, output, logsumexp), d_made)
             if mask is None or is_finite(*exact):
                 return None, None, *exact, *nothing
 
         # By operations that can be differentiated again, and that know what is hidden.
         def again(q: Tensor, k: Tensor, values: Tensor) -> Result:
-            return in_blocks(dot_products(ctx.scale), q, k, values, mask, None, need_log=True)
+            task = Task((*q.shape[:-1], k.shape[-2]), mask)
+            return in_blocks(dot_products(ctx.scale), q, k, values, task)
 
         needed = ctx.needs_input_grad[2:5]
-        found = gradients_again(again, (q, k, values), needed, (d_output, d_logsumexp))
+        found = gradients_again(again, (q, k, values), needed, d_made)
         return None, None, *found, *nothing
 
 
 def _gradients(
-    scale: float,
-    mask: Restriction | None,
-    q: Tensor,
-    k: Tensor,
-    values: Tensor,
-    output: Tensor,
-    logsumexp: Tensor,
-    d_output: Tensor | None,
-    d_logsumexp: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    scale: float, mask: Restriction | None, saved: tuple[Tensor, ...], d_made: Gradients
+) -> list[Tensor]:
+    """Of queries, keys and values, piece after piece."""
+    *tokens, output, logsumexp = saved
+    d_output, d_logsumexp = d_made
+    q, k, values = tokens
     if d_output is None:
         d_output = torch.zeros_like(output)
     features = values.shape[-1]
     width = max(q.shape[-1], features + (d_logsumexp is not None))
-    wide = [_widened(tokens, width) for tokens in (q, k, values)]
-    wide_output, wide_d_output = (_widened(x, width) for x in (output, d_output))
+    wide = [_widened(x, width) for x in (d_output, *tokens, output)]
     empty = logsumexp == -torch.inf
     logs = logsumexp.masked_fill(empty, 0.0)
     if d_logsumexp is not None:
         # The kernel subtracts the sum of d_output * output from d_weights. One more feature, of
         # which the values have none, makes it add d_logsumexp.
-        wide_output[..., features] = -d_logsumexp.masked_fill(empty, 0.0)
-        wide_d_output[..., features] = 1.0
-    found = [torch.zeros_like(x) for x in (q, k, values)]
+        wide[-1][..., features] = -d_logsumexp.masked_fill(empty, 0.0)
+        wide[0][..., features] = 1.0
+    found = [torch.zeros_like(x) for x in tokens]
     shape = (*q.shape[:-1], k.shape[-2])
     for group in groups(pieces(shape, mask, q.device), mask, TOKENS):
-        added, _ = _bias(group, mask, q)
+        added, _ = bias(group[0], mask, q)
         assert _BACKWARD is not None
         grads = _BACKWARD(
-            _stacked(group, wide_d_output, "rows"),
-            *_together(group, *wide),
-            _stacked(group, wide_output, "rows"),
+            *map(partial(_stacked, group), wide, ("rows", *_AXES, "rows")),
             _stacked(group, logs.unsqueeze(-1), "rows").squeeze(-1),
             0.0, group[0].kind is Kind.TRIANGLE, attn_mask=added, scale=scale,
         )  # fmt: skip
-        for number, (total, grad) in enumerate(zip(found, grads, strict=True)):
-            (parts,) = _apart(group, grad)
-            for piece, part in zip(group, parts, strict=True):
-                index = piece.block.columns if number else piece.block.rows
+        for total, grad, axis in zip(found, grads, _AXES, strict=True):
+            for piece, part in zip(group, _apart(group, grad), strict=True):
+                index = getattr(piece.block, axis)
                 total[(*piece.block.batch, index)] += part[..., : total.shape[-1]]
-    return found[0], found[1], found[2]
+    return found
 
 
 def _widened(tokens: Tensor, width: int) -> Tensor:
@@ -218,27 +212,10 @@ def _stacked(
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _together(group: list[Piece], q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-    return tuple(
-        _stacked(group, tokens, axis)
-        for tokens, axis in ((q, "rows"), (k, "columns"), (values, "columns"))
-    )
-
-
-def _apart(group: list[Piece], *stacked: Tensor) -> tuple[list[Tensor], ...]:
+def _apart(group: list[Piece], stacked: Tensor) -> list[Tensor]:
     """What belongs to each piece, with the axes of its batch."""
     batch = group[0].block.sizes[:-2]
-    return tuple(
-        [part.reshape(*batch, *part.shape[2:]) for part in x.chunk(len(group))] for x in stacked
-    )
-
-
-def _bias(
-    group: list[Piece], mask: Restriction | None, like: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    if mask is None or group[0].kind is not Kind.MIXED:
-        return None, None
-    return bias(group[0].block, mask, like)
+    return [part.reshape(*batch, *part.shape[2:]) for part in stacked.chunk(len(group))]
 
 
 def join(output: Tensor, logsumexp: Tensor, other: Tensor, log: Tensor) -> None:

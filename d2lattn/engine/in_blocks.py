@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from d2lattn.blocks import EVERY, Block, at_once, blocks_of_rows
-from d2lattn.checks import is_finite, is_ordinary, wants_gradients
+from d2lattn.blocks import EVERY, Block, at_once, parts_of_batch
 from d2lattn.derivatives import Gradients, alias
-from d2lattn.engine.plain import FEW_PASSES, average, isolated
-from d2lattn.engine.witness import ChangedError, RandomState, Witness, version_of
+from d2lattn.engine.plain import AnotherWayError, Task, average, isolated
+from d2lattn.engine.witness import ChangedError, Witness, version_of
+from d2lattn.ordinary import is_finite, is_ordinary, ordinary_again, wants_gradients
 from d2lattn.restrictions import Restriction
 from d2lattn.score import Pairs, without_autocast
 
@@ -31,13 +32,10 @@ def in_blocks(
     q: Float[Tensor, "*batch queries hidden"],
     k: Float[Tensor, "*batch keys hidden"],
     values: Float[Tensor, "*batch keys value_features"],
-    mask: Restriction | None,
-    dropout: Callable[[Tensor], Tensor] | None,
-    *,
-    need_log: bool,
+    task: Task,
 ) -> Result:
     """Output and logsumexp, the same as of all scores at once."""
-    shape = (*q.shape[:-1], k.shape[-2])
+    mask = task.mask
     of_mask = list(mask.tensors()) if mask is not None else []
     tensors = (q, k, values, *pairs.tensors, *of_mask)
     noted = [(tensor, version_of(tensor)) for tensor in tensors]
@@ -46,19 +44,18 @@ def in_blocks(
         foreign and torch.is_grad_enabled() and not any(x.is_inference() for x in tensors)
     )  # tensors of inference mode cannot be saved: what is found of others is kept as it is
     elements = at_once(ELEMENTS if follow else pairs.times * ELEMENTS, q.device)
-    blocks = list(_blocks(shape, pairs, mask, elements))
-    if dropout is None:
+    blocks = list(_blocks(task.shape, pairs, mask, elements))
+    if task.dropout is None:
         blocks.reverse()  # causal ones shrink then, and fit into the memory of those before
-    runs = [
-        _Run(pairs, mask, dropout, need_log, noted, *_visible(block, mask, q)) for block in blocks
-    ]
+    of_all = pairs, task, foreign, is_ordinary(*tensors[:3]), noted
+    runs = [_Run(*of_all, *_visible(block, mask, q)) for block in blocks]
     return (_kept if follow else _written)(runs, q, k, values)
 
 
 def _written(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
     """Block after block into one tensor, and nothing else is held."""
     tokens = q, k, values
-    if len(runs) == 1 and runs[0].dropout is None:
+    if len(runs) == 1 and runs[0].task.dropout is None:
         return runs[0].first(runs[0], *runs[0].cut(tokens))
     output = values.new_empty(*q.shape[:-1], values.shape[-1])
     log = values.new_empty(q.shape[:-1])
@@ -75,7 +72,7 @@ def _kept(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
     are one tensor: a gradient that comes by one of them goes through all that made both, as zeros,
     which times a value that is not finite would be NaN.
     """
-    by_batch, dropout = runs[0].pairs.by_batch, runs[0].dropout
+    by_batch, dropout = runs[0].pairs.by_batch, runs[0].task.dropout
     keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout is not None)
     together = is_ordinary(values) and is_finite(values)
     tokens, found = (alias(q), alias(k), alias(values)), []
@@ -111,10 +108,9 @@ class _Cut(torch.autograd.Function):
         if d_some is None:
             return d_all, None
         if torch.is_grad_enabled() or not is_ordinary(d_some):
-            with torch.enable_grad():
-                tokens = torch.zeros(ctx.shape, dtype=d_some.dtype, device=d_some.device)
-                some = tokens.requires_grad_()[ctx.at]
-            (d_tokens,) = torch.autograd.grad(some, tokens, d_some, create_graph=True)
+            ends = [(at.indices(n), n) for at, n in zip(ctx.at, ctx.shape, strict=False)]
+            widths = [x for (start, stop, _), n in reversed(ends) for x in (start, n - stop)]
+            d_tokens = pad(d_some, (0, 0, *widths))
             return d_tokens if d_all is None else d_all + d_tokens, None
         d_all = d_some.new_zeros(ctx.shape) if d_all is None else d_all
         d_all[ctx.at] += d_some
@@ -124,21 +120,22 @@ class _Cut(torch.autograd.Function):
 def _blocks(
     shape: tuple[int, ...], pairs: Pairs, mask: Restriction | None, elements: int
 ) -> Iterator[Block]:
-    """As large as so many elements allow, in the order of memory."""
+    """As large as so many elements allow, in the order of memory: of many elements of the batch
+    with all their queries, or of one, or of all that go together, with some."""
     *batch, num_queries, num_keys = shape
-    together = 1 if pairs.by_batch else math.prod(batch)
-    features = pairs.features * max(1, together)
-    rows = max(1, elements // max(1, num_keys * features))
+    features = pairs.features * (1 if pairs.by_batch else max(1, math.prod(batch)))
+    per_row = max(1, num_keys * features)
+    rows = max(1, elements // per_row)
     if mask is not None:
         while 2 * rows <= num_queries and 2 * rows * _width(mask, 2 * rows, shape) <= (
             elements // features
         ):
             rows *= 2
-    per_row = elements // rows if rows < num_queries else max(1, num_keys * features)
-    cut = tuple(batch) if pairs.by_batch else ()
-    for block in blocks_of_rows((*cut, num_queries, num_keys), per_row, elements):
-        part = block.batch if pairs.by_batch else (slice(None),) * len(batch)
-        yield Block(shape, part, block.rows, block.columns)
+    size = elements // max(1, num_queries * per_row) if rows >= num_queries else 1
+    whole = (EVERY,) * len(batch)
+    for part in parts_of_batch(tuple(batch), max(1, size)) if pairs.by_batch else [whole]:
+        for start in range(0, max(1, num_queries), rows):
+            yield Block(shape, part, slice(start, min(start + rows, num_queries)), EVERY)
 
 
 def _width(mask: Restriction, rows: int, shape: tuple[int, ...]) -> int:
@@ -164,18 +161,14 @@ def _visible(block: Block, mask: Restriction | None, like: Tensor) -> tuple[Bloc
     return block._replace(columns=columns), stretch, bool(every[seen].all())
 
 
-class _AnotherWayError(Exception):
-    """The way that was begun is not the one to take."""
-
-
 @dataclass
 class _Run:
     """The work on one block, which is done once more for its gradient."""
 
     pairs: Pairs
-    mask: Restriction | None
-    dropout: Callable[[Tensor], Tensor] | None
-    need_log: bool
+    task: Task
+    foreign: bool  # other tensors may take part
+    ordinary: bool
     noted: list[tuple[Tensor, int]]
     block: Block
     columns: slice  # from the first to the last of the block's
@@ -185,11 +178,10 @@ class _Run:
 
     def first(self, run: Callable[..., Any], q: Tensor, k: Tensor, values: Tensor) -> Any:
         """The first pass, by ``run``; begun again if it takes another way than it began."""
-        state = None if self.dropout is None else RandomState(q.device)
-        with suppress(_AnotherWayError):
+        try:
             return run(q, k, values)
-        if state is not None:
-            state.restore()
+        except AnotherWayError as other:
+            (self.way,) = other.args
         return run(q, k, values)
 
     def cut(self, tokens: Any, cut: Callable[..., Any] = Tensor.__getitem__) -> list[Any]:
@@ -199,7 +191,8 @@ class _Run:
 
     def of_features(self, together: bool, q: Tensor, k: Tensor, values: Tensor) -> Sequence[Tensor]:
         """Output and logsumexp as features of the queries, in one tensor or in two."""
-        output, log = self(q, k, values)
+        with ordinary_again() if self.ordinary else nullcontext():
+            output, log = self(q, k, values)
         found = output, log.unsqueeze(-1)
         return [torch.cat(found, dim=-1)] if together else found
 
@@ -207,53 +200,40 @@ class _Run:
         """Output and logsumexp of the block's own tokens; every time of the same tensors."""
         if any(version_of(tensor) != version for tensor, version in self.noted):
             raise ChangedError
-        block = self.block
+        block, (_, mask, dropout, need_log) = self.block, self.task
         if isinstance(block.columns, Tensor):
             seen = block.columns - self.columns.start
             k, values = k.index_select(-2, seen), values.index_select(-2, seen)
-        if k.shape[-2] == 0:
-            return self._nothing(q, k, values)
-        foreign = self.pairs.unknown or (self.mask is not None and self.mask.foreign)
-        again_later = foreign and torch.is_grad_enabled()
+        again_later = self.foreign and torch.is_grad_enabled()
         watch = Witness(q, k, expected=self.witness) if again_later else None
         with without_autocast(q), watch or nullcontext():
             hidden = None
-            if self.mask is not None and not self.full:
-                hidden = self.mask.hidden(block, q.device)
-            scores = self.pairs.compare(q, k, block)
+            if mask is not None and not self.full:
+                hidden = mask.hidden(block, q.device)
+            none = k.shape[-2] == 0  # of no key at all, but of the tokens
+            scores = q[..., :0] @ k[..., :0].mT if none else self.pairs.compare(q, k, block)
         if watch is not None:
             watch.sum_up(scores.detach(), hidden)
             self.witness = self.witness or watch
-        again = None
-        if hidden is not None:
-            again = partial(isolated, self.pairs.compare, q, k, hidden, block)
+
+        def again(hidden: Tensor) -> Tensor:
+            return isolated(self.pairs.compare, q, k, hidden, block)
+
         with without_autocast(q):
             found = average(
                 scores.to(values.dtype), values, hidden,
-                dropout=None if self.dropout is None else self._drop,
-                again=again, need_log=self.need_log, way=self.way,
+                dropout=None if dropout is None else partial(self._drop, dropout),
+                again=again, need_log=need_log, way=self.way, once=True,
             )  # fmt: skip
-        if self.way is None:
-            self.way = found.way
-            if found.way != FEW_PASSES:
-                raise _AnotherWayError
+        self.way = found.way
         log = found.logsumexp
         return found.output, scores.new_zeros(scores.shape[:-1]) if log is None else log
 
-    def _drop(self, weights: Tensor) -> Tensor:
+    def _drop(self, dropout: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
         """Of all columns, so that the same weights are dropped whatever is visible."""
-        assert self.dropout is not None
         rows = self.block._replace(columns=slice(None))
         if weights.shape == rows.sizes:
-            return self.dropout(weights)
-        factors = self.dropout(weights.new_ones(rows.sizes))
+            return dropout(weights)
+        factors = dropout(weights.new_ones(rows.sizes))
         every = (slice(None),) * (len(rows.batch) + 1)
         return weights * factors[(*every, self.block.columns)]
-
-    def _nothing(self, q: Tensor, k: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Of no key at all: 0, but of the tokens."""
-        if self.dropout is not None:
-            self._drop(q.new_ones(self.block.sizes))
-        zero = q[..., :0].sum() + k[..., :0].sum() + values[..., :0].sum()
-        log = q.new_full(q.shape[:-1], -torch.inf)
-        return q.new_zeros(*q.shape[:-1], values.shape[-1]) + zero, log

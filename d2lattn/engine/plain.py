@@ -9,7 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from d2lattn.blocks import Block, parts_of_batch
-from d2lattn.checks import is_finite, is_ordinary, product
+from d2lattn.checks import product
+from d2lattn.ordinary import is_finite, is_ordinary
+from d2lattn.restrictions import Restriction
 
 Compare = Callable[[Tensor, Tensor, Block], Tensor]
 Hidden = Bool[Tensor, "*batch #queries #keys"]
@@ -23,7 +25,20 @@ class Average(NamedTuple):
     output: Float[Tensor, "*batch queries value_features"]
     weights: Float[Tensor, "*batch queries keys"] | None
     logsumexp: Float[Tensor, "*batch queries"] | None
-    way: str = ""  # that was taken
+    way: str | None = None  # that was taken
+
+
+class Task(NamedTuple):
+    """What is asked for, of any scores: ``shape`` is that of all of them."""
+
+    shape: tuple[int, ...]
+    mask: Restriction | None
+    dropout: Callable[[Tensor], Tensor] | None = None
+    need_log: bool = True
+
+
+class AnotherWayError(Exception):
+    """Not the way that was tried is the one to take, but that of the argument."""
 
 
 def softmax(
@@ -54,9 +69,11 @@ def average(
     *,
     sees_all: bool = False,
     dropout: Callable[[Tensor], Tensor] | None = None,
-    again: Callable[[], Tensor] | None = None,
+    again: Callable[[Hidden], Tensor] | None = None,
     need_log: bool = False,
     way: str | None = None,
+    once: bool = False,
+    spare: bool = False,
 ) -> Average:
     """Weights and output of scores and values in one dtype, at least float32.
 
@@ -73,64 +90,61 @@ def average(
         it does not reach that query's gradient.
     way
         The way to take, where it was taken before.
+    once
+        Whether to raise :class:`AnotherWayError` rather than to try one way and take another.
+    spare
+        Whether the scores may be written over, which holds one tensor less: more of them would
+        be given back to the system, and asked for again by the next call.
     """
-    found = None
-    ordinary = is_ordinary(scores, values)
-    if way == FEW_PASSES or (way is None and ordinary):
-        found = in_few_passes(
-            scores, values, hidden, sees_all, dropout,
-            sure=way is not None,
-        )  # fmt: skip
+    found, ordinary = None, is_ordinary(scores, values)
+    if way == FEW_PASSES or (way is None and ordinary and values.shape[-1] > 0):
+        found = _in_few_passes(
+            scores, values, hidden, sees_all, dropout, sure=way is not None, spare=spare
+        )
     if found is not None:
         way = FEW_PASSES
-    else:
-        if way is None:
-            spoilt = ordinary and hidden is not None and again is not None
-            way = ISOLATED if spoilt and not is_finite(scores) else WITH_CARE
-        if way == ISOLATED:
-            assert again is not None
-            scores = again()
+    elif way is None:
+        spoilt = ordinary and hidden is not None and again is not None
+        way = ISOLATED if spoilt and not is_finite(scores) else WITH_CARE
+        if once:
+            raise AnotherWayError(way)
+    if found is None:
+        if way == ISOLATED and again is not None and hidden is not None:
+            scores = again(hidden)
         found = _with_care(scores, values, hidden, dropout, ordinary)
     return Average(*found, log_sum_exp(scores, hidden) if need_log else None, way)
 
 
-def in_few_passes(
+def _in_few_passes(
     scores: Tensor,
     values: Tensor,
     hidden: Hidden | None,
     sees_all: bool,
     dropout: Callable[[Tensor], Tensor] | None,
     *,
-    sure: bool = False,
-    spare: bool = False,
+    sure: bool,
+    spare: bool,
 ) -> tuple[Tensor, Tensor] | None:
     """As the textbook has it, which is right if all is finite and every query has a key; None
-    otherwise, before anything is dropped. ``sure`` if that was seen before; ``spare`` if the scores may be written over, which holds one tensor
-    less: more of them would be given back to the system, and asked for again by the next call."""
-    if not sure and (
-        values.shape[-1] == 0
-        or (hidden is not None and not _can_be_filled(scores, hidden, sees_all))
-    ):
-        return None
+    otherwise, before anything is dropped. ``sure`` if that was seen before; ``spare`` as in
+    :func:`average`."""
     if hidden is not None:
+        if not sure and (
+            (not sees_all and bool(hidden.all(dim=-1).any()))
+            or (scores.requires_grad and not is_finite(scores))  # its gradient would meet it again
+        ):
+            return None
         fill = scores.masked_fill_ if spare else scores.masked_fill
         scores = fill(hidden, -math.inf)
     weights = scores.softmax(dim=-1)
     if hidden is not None and weights.requires_grad:
         weights = weights.masked_fill(hidden, 0.0)  # so that no gradient comes from there
-    if dropout is not None and not sure and not is_finite(weights, values):
-        return None
-    used = weights if dropout is None else dropout(weights)
-    output = product(used, values)
-    return (output, used) if sure or is_finite(output) else None
-
-
-def _can_be_filled(scores: Tensor, hidden: Hidden, sees_all: bool) -> bool:
-    """Whether -inf in place of what is hidden leaves every query a key, and hides no NaN that a
-    gradient would meet again."""
-    if not sees_all and bool(hidden.all(dim=-1).any()):
-        return False
-    return not scores.requires_grad or is_finite(scores)
+    if dropout is not None:
+        if not sure and not is_finite(weights, values):
+            return None
+        weights, sure = dropout(weights), True
+    output = product(weights, values)
+    return (output, weights) if sure or is_finite(output) else None
 
 
 def _with_care(

@@ -181,8 +181,13 @@ def groups(
     yield from waiting.values()
 
 
-def bias(block: Block, mask: Restriction, like: Tensor) -> tuple[Tensor, Tensor]:
+def bias(
+    piece: Piece, mask: Restriction | None, like: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
     """What a mixed piece adds to its scores, and which of its queries it leaves without keys."""
+    if mask is None or piece.kind is not Kind.MIXED:
+        return None, None
+    block = piece.block
     hidden = mask.hidden(block, like.device)
     batch = hidden.shape[:-2]
     if batch.numel() > 1:

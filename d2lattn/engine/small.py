@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from d2lattn.checks import is_finite, wants_gradients
 from d2lattn.engine.plain import Average
+from d2lattn.ordinary import is_finite, wants_gradients
 from d2lattn.score import Glance
 
 # Up to so many keys what each length hides is kept, for 16 numbers of keys: half a megabyte each.
@@ -20,21 +20,18 @@ _NOTHING = {
 
 def fits(keys: Tensor, values: Tensor, valid_lens: Tensor | None) -> bool:
     """Whether tokens that fit together, and lengths, are of the kind that is known here."""
-    batch, num_keys, _ = keys.shape if keys.ndim == 3 else (0, 0, 0)
-    return (
-        num_keys > 0
-        and values.shape[-1] > 0
-        and keys.is_cpu
-        and keys.dtype in _NOTHING
-        and (
-            valid_lens is None
-            or (
-                valid_lens.shape == (batch,)
-                and valid_lens.is_cpu
-                and valid_lens.dtype in (torch.int64, torch.int32)
-                and num_keys <= KEYS_AT_MOST
-            )
-        )
+    if (
+        keys.ndim != 3
+        or 0 in (keys.shape[1], values.shape[-1])
+        or not keys.is_cpu
+        or keys.dtype not in _NOTHING
+    ):
+        return False
+    return valid_lens is None or (
+        valid_lens.shape == keys.shape[:1]
+        and valid_lens.is_cpu
+        and valid_lens.dtype in (torch.int64, torch.int32)
+        and keys.shape[1] <= KEYS_AT_MOST
     )
 
 

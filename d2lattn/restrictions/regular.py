@@ -5,7 +5,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from d2lattn.blocks import Block
-from d2lattn.checks import check_broadcasts, check_device, first_index, is_ordinary
+from d2lattn.checks import check_broadcasts, check_device
+from d2lattn.ordinary import first_index, is_ordinary
 from d2lattn.restrictions.base import Columns, Restriction, Stretch, register_tree
 
 # A position that is ahead of all, and leaves room to count on.
