@@ -929,6 +929,28 @@ def test_what_is_hidden_from_a_query_does_not_reach_it(name, size, need_weights,
     agree([ours], [theirs], 1e-8)
 
 
+@pytest.mark.parametrize("name", ["dot product", "additive", "a user's"])
+@every_size
+@with_and_without
+@pytest.mark.parametrize("held", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["value", "key"])
+def test_nor_where_weights_are_dropped_and_they_are_dropped_once(
+    name, size, need_weights, held, where
+):
+    attention, inputs = Attention(made(name), 0.3), [x.detach() for x in tokens(size)]
+    spoilt = [x.clone() for x in inputs]
+    spoilt[1 if where == "key" else 2][:, -1] = held
+    found = []
+    for given in (inputs, spoilt):
+        given[0].requires_grad_()
+        torch.manual_seed(5)
+        output = attention(*given, mask=Mask.causal(), need_weights=need_weights).output
+        before = slice(0, SIZES[size][1] - 1)  # these do not see the last key
+        (d_queries,) = gradients(output[:, before], given[:1])
+        found.append((output[:, before], d_queries[:, before], torch.rand(3)))
+    agree(*found, 1e-8)
+
+
 def test_a_nan_that_is_seen_is_seen():
     q, k, v = (x.detach() for x in tokens("large"))
     v[0, 3, 1] = math.nan
