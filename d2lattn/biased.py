@@ -101,7 +101,8 @@ class OnTop(Score):
         if not isinstance(self.score, Score) or not knows(self, "change_of_now", of="change"):
             return None
         shape = (*q.shape[:-1], k.shape[-2])
-        rows, columns = slice(max(0, shape[-2] - 2), None), slice(max(0, shape[-1] - 3), None)
+        # Near the first ones, so that the largest or smallest of fewer is quite another.
+        rows, columns = slice(min(1, shape[-2] - 1), 3), slice(min(1, shape[-1] - 1), 4)
         few = Block.whole(shape)._replace(rows=rows, columns=columns).positions(q.device)
         below, found = pairs_of(self.score, q, k), self.change_of_now(few)
         if below is None or found is None:

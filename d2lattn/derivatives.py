@@ -34,12 +34,14 @@ def gradients_again(
     inputs: Sequence[Tensor],
     needed: Sequence[bool],
     d_made: Sequence[Tensor | None],
+    others: Sequence[Tensor] = (),
 ) -> Gradients:
-    """By making it again, of operations that can be differentiated again: one for each input,
-    None where it is not needed."""
-    with torch.enable_grad(), ordinary_again():
+    """By making it again, of operations that can be differentiated again: one for each input and
+    each of the ``others``, which ``make`` knows of; None where it is not needed."""
+    with ordinary_again():
         aliases = [x.view_as(x) for x in inputs]  # one tensor may be given twice
         made = make(*aliases)
-    wanted = [x for x, is_needed in zip(aliases, needed, strict=True) if is_needed]
+    every = zip((*aliases, *others), needed, strict=True)
+    wanted = [x for x, is_needed in every if is_needed]
     found = iter(gradients(made, d_made, wanted))
     return tuple(next(found) if is_needed else None for is_needed in needed)

@@ -44,9 +44,9 @@ _again = _Again()
 @contextmanager
 def ordinary_again() -> Iterator[None]:
     """For what was done with ordinary tensors, and is done once more for its gradient: the same,
-    whatever surrounds the backward pass, a `torch.vmap` over gradients for instance."""
+    whatever surrounds the backward pass, a `torch.vmap` over gradients for instance; followed."""
     before = _again.ordinary
-    with temporarily_clear_interpreter_stack():
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False), torch.enable_grad():
         _again.ordinary = True
         try:
             yield

@@ -17,6 +17,7 @@ from d2lattn.checks import (
     result_dtype,
 )
 from d2lattn.engine.attend import attend
+from d2lattn.engine.plain import log_sum_exp, softmax
 from d2lattn.masks import Mask, restriction
 from d2lattn.score import ScoreFunction
 
@@ -168,17 +169,10 @@ def merge_attention(parts: Iterable[tuple[Tensor, Tensor]]) -> StreamOutput:
                 f"parts must have outputs and logsumexps of one shape, {expected}; got {got} "
                 f"at index {number}"
             )
-    logs = torch.stack([at_least_float32(log) for _, log in parts])  # (parts, *batch, queries)
-    top = logs.detach().amax(dim=0)
-    anchor = top.masked_fill(top == -math.inf, 0.0)
-    raised = (logs - anchor).exp()
-    total = raised.sum(dim=0)
-    empty = total == 0
-    total = total.masked_fill(empty, 1.0)
-    shares = (raised / total).unsqueeze(-1)
+    # The parts are what is averaged: their logarithms are the scores, (*batch, queries, parts).
+    logs = torch.stack([at_least_float32(log) for _, log in parts], dim=-1)
+    shares = softmax(logs, None).movedim(-1, 0).unsqueeze(-1)
+    empty = (logs == -math.inf).movedim(-1, 0).unsqueeze(-1)
     outputs = torch.stack([output.to(shares.dtype) for output, _ in parts])
-    outputs = outputs.masked_fill((logs == -math.inf).unsqueeze(-1), 0.0)  # whatever it holds
-    return StreamOutput(
-        (shares * outputs).sum(dim=0).to(parts[0][0].dtype),
-        (anchor + total.log()).masked_fill(empty, -math.inf),
-    )
+    joined = (shares * outputs.masked_fill(empty, 0.0)).sum(dim=0)  # whatever those hold
+    return StreamOutput(joined.to(parts[0][0].dtype), log_sum_exp(logs, None))

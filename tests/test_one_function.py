@@ -948,7 +948,7 @@ def test_nor_where_weights_are_dropped_and_they_are_dropped_once(
         before = slice(0, SIZES[size][1] - 1)  # these do not see the last key
         (d_queries,) = gradients(output[:, before], given[:1])
         found.append((output[:, before], d_queries[:, before], torch.rand(3)))
-    agree(*found, 1e-8)
+    agree(found[0], found[1], 1e-8)
 
 
 def test_a_nan_that_is_seen_is_seen():

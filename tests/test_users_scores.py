@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2lattn import (
+    AdditiveScore,
     Attention,
     Biased,
     DotProductScore,
@@ -25,6 +26,7 @@ from d2lattn import (
     RelativeBias,
     Score,
     SoftCapped,
+    stream_attention,
 )
 from d2lattn.measure import peak_bytes
 from tests.helpers import gradients, normal
@@ -493,3 +495,130 @@ def test_a_score_may_be_data():
     output = Attention(Data())(*inputs, need_weights=False).output
     expected = (0.5 * inputs[0] @ inputs[1].mT).softmax(dim=-1) @ inputs[2]
     torch.testing.assert_close(output, expected)
+
+
+class Gate(Score):
+    """What is not of pairs alone, behind a gate that begins at next to nothing."""
+
+    def __init__(self, kind: str, gate: Tensor) -> None:
+        super().__init__()
+        self.kind, self.gate = kind, nn.Parameter(gate.clone())
+        self.table = nn.Parameter(normal(700, 700, seed=7))
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        if self.kind == "a place":
+            return q @ k.mT + self.gate * self.table[: q.shape[-2], : k.shape[-2]]
+        if self.kind == "all queries":
+            a = q @ k.mT
+            return a + self.gate * a.amax(dim=-2, keepdim=True) * k[..., 0].unsqueeze(-2)
+        return (q + self.gate * q.mean(dim=0, keepdim=True).roll(1, -1)) @ k.mT
+
+
+@pytest.mark.parametrize("gate", [torch.tensor(0.0), torch.zeros(1), torch.tensor(1e-6)])
+@pytest.mark.parametrize("kind", ["a place", "all queries", "the batch"])
+@pytest.mark.parametrize("mask", [None, Mask.window(50)], ids=["all", "window"])
+def test_a_gate_that_lets_nothing_through_yet_has_its_gradient(kind, gate, mask):
+    gate = gate.double()
+    agree(Attention(Gate(kind, gate)), lambda: Attention(Gate(kind, gate)), 2, 700, mask=mask)
+
+
+@pytest.mark.parametrize("mask", [None, Mask.causal(), Mask.window(50)], ids=["all", "causal", "w"])
+@pytest.mark.parametrize("bias", [
+    lambda i, j: -5.0 * (i - j).abs() / j.max().clamp(min=1),
+    lambda i, j: -5.0 * (i - j).abs() / (j.min() + 1),
+    lambda i, j: -5.0 * (i - j).abs() / i.max().clamp(min=1),
+])  # fmt: skip
+def test_a_bias_may_look_at_all_positions(bias, mask):
+    attention = Attention(Biased(DotProductScore(), bias))
+    agree(attention, lambda: attention, 1, 700, mask=mask)
+
+
+class Wide(Score):
+    """In double precision, whatever the tokens have: their digits would be lost in single."""
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return q.double() @ k.double().mT + 1e8
+
+
+@pytest.mark.parametrize("held", [0.0, math.nan])
+def test_scores_may_be_wider_than_tokens(held):
+    q, k, v = (x.detach().float() for x in tokens(1, 400))
+    output = stream_attention(Wide(), q, k, v, mask=Mask.causal())
+    scores = (q.double() @ k.double().mT).masked_fill(~Mask.causal().dense(400, 400), -math.inf)
+    torch.testing.assert_close(output.output, (scores.softmax(dim=-1) @ v.double()).float())
+    torch.testing.assert_close(output.logsumexp, scores.logsumexp(dim=-1) + 1e8)
+    k[0, -1] = held  # of which only the last query knows
+    weighted = Attention(Wide())(q, k, v, mask=Mask.causal()).output
+    for one in (weighted, stream_attention(Wide(), q, k, v, mask=Mask.causal()).output):
+        torch.testing.assert_close(one[:, :-1], output.output[:, :-1])
+
+
+@pytest.mark.parametrize("score", [
+    DotProductScore, lambda: AdditiveScore(D, D, 4).double(), lambda: Learned(),
+    lambda: Biased(DotProductScore(), torch.zeros(1, dtype=torch.float64)),
+])  # fmt: skip
+@at_every_size
+def test_outputs_may_be_written_over(score, size):
+    (q, k, v), attention = tokens(1, size), Attention(score())
+    for need_weights in (True, False):
+        output = attention(q, k, v, need_weights=need_weights).output
+        expected = gradients(output + q, [q, k, v])
+        output = attention(q, k, v, need_weights=need_weights).output
+        output += q
+        torch.testing.assert_close(gradients(output, [q, k, v]), expected)
+
+
+@pytest.mark.parametrize("score", [
+    DotProductScore, lambda: AdditiveScore(D, D, 4).double(), lambda: Learned(),
+    lambda: Biased(DotProductScore(), torch.zeros(1, dtype=torch.float64)),
+    lambda: Biased(AdditiveScore(D, D, 4).double(), lambda i, j: -0.1 * (i - j).abs()),
+])  # fmt: skip
+@at_every_size
+def test_a_backward_pass_in_inference_mode_or_without_hooks_of_what_is_saved(score, size):
+    inputs = tokens(1, size)
+    torch.manual_seed(1)
+    attention = Attention(score())
+    expected = gradients(attention(*inputs).output, inputs)
+    output = attention(*inputs, need_weights=False).output
+    with torch.inference_mode():
+        weighting = normal(*output.shape, seed=99)
+        found = torch.autograd.grad(output, inputs, weighting)
+    torch.testing.assert_close([x.clone() for x in found], expected)
+    with torch.autograd.graph.disable_saved_tensors_hooks("none here"):
+        output = attention(*inputs, need_weights=False).output
+        torch.testing.assert_close(gradients(output, inputs), expected)
+
+
+@pytest.mark.parametrize("bias", [
+    lambda: nn.Parameter(torch.ones(500, 500).double()), lambda: RelativeBias(3).double(),
+])  # fmt: skip
+def test_a_bias_of_pairs_that_nobody_sees_has_a_gradient_of_zeros(bias):
+    attention = Attention(Biased(DotProductScore(), bias()))
+    inputs = [x.detach() for x in tokens(1, 500)]
+    output = attention(*inputs, torch.tensor([0]), need_weights=False).output
+    output.sum().backward()
+    for parameter in attention.parameters():
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
+
+
+@pytest.mark.parametrize("score", [
+    DotProductScore, lambda: SoftCapped(DotProductScore(), 5.0), lambda: Learned(),
+])  # fmt: skip
+@pytest.mark.parametrize("spoilt", ["query", "key", "value"])
+def test_what_is_not_finite_spoils_no_gradient_that_it_has_no_part_in(score, spoilt):
+    given = dict(zip(("query", "key", "value"), tokens(1, 300), strict=True))
+    with torch.no_grad():
+        given[spoilt][0, -1] = math.nan if spoilt != "value" else math.inf
+    log = stream_attention(score(), *given.values(), mask=Mask.causal()).logsumexp[:, :-1]
+    d_query, d_key, d_value = torch.autograd.grad(
+        log.sum(), list(given.values()), allow_unused=True, materialize_grads=True
+    )
+    assert not d_value.any()
+    if spoilt != "query":
+        assert d_query[:, :-1].isfinite().all()
+    if spoilt == "value":
+        assert d_key.isfinite().all()
+        log = stream_attention(score(), *given.values()).logsumexp  # without a mask
+        for x in torch.autograd.grad(log.sum(), list(given.values())[:2]):
+            assert x.isfinite().all()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
@@ -115,7 +116,7 @@ def attend(
     def again(hidden: Tensor) -> Tensor:
         pairs = pairs_of(score, q, k)  # which know where some of the queries stand
         compare = pairs.compare if pairs is not None else lambda q, k, _: compared(score, q, k)
-        return isolated(compare, q, k, hidden, Block.whole(shape)).to(v.dtype)
+        return isolated(compare, q, k, hidden, Block.whole(shape))
 
     return _all_at_once(scores, v, task, again)
 
@@ -129,6 +130,8 @@ def _without_weights(score: Score, q: Tensor, k: Tensor, v: Tensor, task: Task) 
             found = fused(long_q, long_k, scale, v.to(long_q.dtype), task.mask)
             if found is not None:
                 return found
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
+        return None  # blocks are kept by such hooks
     pairs = pairs_of(score, q, k)
     if pairs is None or (task.dropout is not None and not pairs.by_batch and q.ndim > 2):
         return None

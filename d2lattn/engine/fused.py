@@ -18,7 +18,7 @@ from d2lattn.derivatives import Gradients, alias, gradients_again
 from d2lattn.engine.in_blocks import Result, in_blocks
 from d2lattn.engine.plain import Task
 from d2lattn.engine.plan import Kind, Piece, bias, groups, pieces
-from d2lattn.ordinary import is_finite, is_ordinary, wants_gradients
+from d2lattn.ordinary import is_finite, is_ordinary
 from d2lattn.restrictions import Restriction
 from d2lattn.score import Pairs
 
@@ -80,10 +80,9 @@ def fused(
     ):
         return None
     leaves, tree = pytree.tree_flatten(mask)
-    if wants_gradients(q, k, values):
-        output, logsumexp = _Fused.apply(scale, tree, q, k, values, *leaves)
-    else:
-        output, logsumexp = _Fused.forward(scale, tree, q, k, values, *leaves)
+    output, logsumexp = _Fused.apply(scale, tree, q, k, values, *leaves)
+    if output.requires_grad:  # its own are kept for the gradient, others may be written over
+        output, logsumexp = output.clone(), logsumexp.clone()
     if mask is not None:
         # What is hidden from some may have reached them, 0 times NaN; and what pieces weigh is
         # known by logarithms, of which large ones have no digits left for it.
@@ -140,7 +139,7 @@ class _Fused(torch.autograd.Function):
         nothing, d_made = (None,) * len(leaves), (d_output, d_logsumexp)
         if not torch.is_grad_enabled() and is_ordinary(*(x for x in d_made if x is not None)):
             exact = _gradients(ctx.scale, mask, (q, k, values, output, logsumexp), d_made)
-            if mask is None or is_finite(*exact):
+            if (mask is None and d_output is not None) or is_finite(*exact):
                 return None, None, *exact, *nothing
 
         # By operations that can be differentiated again, and that know what is hidden.
@@ -220,10 +219,6 @@ def _apart(group: list[Piece], stacked: Tensor) -> list[Tensor]:
 
 def join(output: Tensor, logsumexp: Tensor, other: Tensor, log: Tensor) -> None:
     """Take what other keys gave into what there is, in place."""
-    total = torch.logaddexp(logsumexp, log)
-    anchor = total.masked_fill(total == -torch.inf, 0.0)
-    mine, theirs = (logsumexp - anchor).exp_(), (log - anchor).exp_()
-    whole = (mine + theirs).masked_fill_(total == -torch.inf, 1.0)  # 1, but for rounding
-    output.mul_((mine / whole).unsqueeze(-1))
-    output.addcmul_(other, (theirs / whole).unsqueeze(-1))
-    logsumexp.copy_(total)
+    share = (log - logsumexp).sigmoid_().nan_to_num_(0.0)  # no part where neither has keys
+    output.lerp_(other, share.unsqueeze(-1))
+    torch.logaddexp(logsumexp, log, out=logsumexp)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from d2lattn.blocks import EVERY, Block, at_once, parts_of_batch
-from d2lattn.derivatives import Gradients, alias
+from d2lattn.checks import in_one_dtype
+from d2lattn.derivatives import Gradients, alias, gradients, gradients_again
 from d2lattn.engine.plain import AnotherWayError, Task, average, isolated
 from d2lattn.engine.witness import ChangedError, Witness, version_of
 from d2lattn.ordinary import is_finite, is_ordinary, ordinary_again, wants_gradients
@@ -49,19 +50,25 @@ def in_blocks(
         blocks.reverse()  # causal ones shrink then, and fit into the memory of those before
     of_all = pairs, task, foreign, is_ordinary(*tensors[:3]), noted
     runs = [_Run(*of_all, *_visible(block, mask, q)) for block in blocks]
-    return (_kept if follow else _written)(runs, q, k, values)
+    if not follow:
+        return _written(runs, q, k, values)
+    if foreign or task.dropout is not None:
+        return _kept(runs, q, k, values)
+    output, log = _Again.apply(runs, q, k, values, *pairs.tensors, *of_mask)
+    return output, log
 
 
 def _written(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
     """Block after block into one tensor, and nothing else is held."""
-    tokens = q, k, values
-    if len(runs) == 1 and runs[0].task.dropout is None:
-        return runs[0].first(runs[0], *runs[0].cut(tokens))
-    output = values.new_empty(*q.shape[:-1], values.shape[-1])
-    log = values.new_empty(q.shape[:-1])
-    for run in runs:
+    for number, run in enumerate(runs):
+        some, log_of_some = run.first(run, *run.cut((q, k, values)))
+        if len(runs) == 1 and run.task.dropout is None:
+            return some, log_of_some
+        if number == 0:
+            output = some.new_empty(*q.shape[:-1], values.shape[-1])
+            log = log_of_some.new_empty(q.shape[:-1])
         at = (*run.block.batch, run.block.rows)
-        output[at], log[at] = run.first(run, *run.cut(tokens))
+        output[at], log[at] = some, log_of_some
     return output, log
 
 
@@ -74,8 +81,8 @@ def _kept(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
     """
     by_batch, dropout = runs[0].pairs.by_batch, runs[0].task.dropout
     keep = partial(checkpoint, use_reentrant=False, preserve_rng_state=dropout is not None)
-    together = is_ordinary(values) and is_finite(values)
     tokens, found = (alias(q), alias(k), alias(values)), []
+    together = is_ordinary(*tokens) and is_finite(*tokens)
     for run in runs:
         some, tokens = zip(*run.cut(tokens, _Cut.apply), strict=True)
         found.append(run.first(partial(keep, run.of_features, together), *some))
@@ -88,6 +95,53 @@ def _kept(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
         else:
             made.append(torch.cat(parts, dim=-2))
     return made[0][..., : values.shape[-1]].contiguous(), made[-1][..., -1].contiguous()
+
+
+class _Again(torch.autograd.Function):
+    """Block after block, made again for the gradient; every tensor that takes part is known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor, *others: Tensor
+    ) -> Result:
+        # What is saved notices changes.
+        ctx.runs = [replace(run, noted=[], differentiated=True) for run in runs]
+        ctx.save_for_backward(q, k, values, *others)
+        ctx.set_materialize_grads(False)
+        return _written(ctx.runs, q, k, values)
+
+    @staticmethod
+    def backward(ctx: Any, *d_made: Tensor | None) -> Gradients:
+        saved = ctx.saved_tensors  # once: a checkpoint around it counts
+        needed = ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled() or not is_ordinary(*(d for d in d_made if d is not None)):
+            noted = [(x, version_of(x)) for x in saved]
+            make = partial(_kept, [replace(run, noted=noted) for run in ctx.runs])
+            return None, *gradients_again(make, saved[:3], needed, d_made, saved[3:])
+        return None, *_summed(ctx.runs, saved, needed, d_made)
+
+
+def _summed(
+    runs: "list[_Run]", tensors: tuple[Tensor, ...], needed: tuple[bool, ...], d_made: Gradients
+) -> Gradients:
+    """Each block's gradients, added to those of its own tokens and of all other tensors."""
+    some = zip(tensors, needed, strict=True)
+    totals = [torch.zeros_like(x) if is_needed else None for x, is_needed in some]
+    for run in runs:
+        own = [
+            x.detach().requires_grad_(is_needed)
+            for x, is_needed in zip(run.cut(tensors[:3]), needed, strict=False)
+        ]
+        with ordinary_again():
+            made = run(*own)
+        d_own = [None if d is None else d[(*run.block.batch, run.block.rows)] for d in d_made]
+        asked = [x for x, y in zip((*own, *tensors[3:]), needed, strict=True) if y]
+        found = iter(gradients(made, d_own, asked))
+        places = run.cut(totals[:3], lambda x, at: None if x is None else x[at])
+        for total in (*places, *totals[3:]):
+            if total is not None and (grad := next(found)) is not None:
+                total += grad
+    return tuple(totals)
 
 
 class _Cut(torch.autograd.Function):
@@ -168,11 +222,12 @@ class _Run:
     pairs: Pairs
     task: Task
     foreign: bool  # other tensors may take part
-    ordinary: bool
+    ordinary: bool  # the tokens were, in the first pass
     noted: list[tuple[Tensor, int]]
     block: Block
     columns: slice  # from the first to the last of the block's
     full: bool
+    differentiated: bool = False  # though autograd does not follow the first pass
     way: str | None = None  # that the first pass took, and
     witness: Witness | None = None  # of the first pass
 
@@ -210,8 +265,12 @@ class _Run:
             hidden = None
             if mask is not None and not self.full:
                 hidden = mask.hidden(block, q.device)
-            none = k.shape[-2] == 0  # of no key at all, but of the tokens
-            scores = q[..., :0] @ k[..., :0].mT if none else self.pairs.compare(q, k, block)
+            if k.shape[-2] > 0:
+                scores = self.pairs.compare(q, k, block)
+            else:  # of no key at all, but of all tensors
+                scores = q[..., :0] @ k[..., :0].mT
+                for x in self.pairs.tensors:
+                    scores = scores + x.flatten()[:0].sum().to(scores.dtype)
         if watch is not None:
             watch.sum_up(scores.detach(), hidden)
             self.witness = self.witness or watch
@@ -219,11 +278,13 @@ class _Run:
         def again(hidden: Tensor) -> Tensor:
             return isolated(self.pairs.compare, q, k, hidden, block)
 
+        scores, values = in_one_dtype(scores, values)
         with without_autocast(q):
             found = average(
-                scores.to(values.dtype), values, hidden,
+                scores, values, hidden,
                 dropout=None if dropout is None else partial(self._drop, dropout),
                 again=again, need_log=need_log, way=self.way, once=True,
+                differentiated=self.differentiated,
             )  # fmt: skip
         self.way = found.way
         log = found.logsumexp

@@ -73,6 +73,7 @@ def average(
     need_log: bool = False,
     way: str | None = None,
     once: bool = False,
+    differentiated: bool = False,
     spare: bool = False,
 ) -> Average:
     """Weights and output of scores and values in one dtype, at least float32.
@@ -92,6 +93,8 @@ def average(
         The way to take, where it was taken before.
     once
         Whether to raise :class:`AnotherWayError` rather than to try one way and take another.
+    differentiated
+        Whether the way will be taken again for a gradient, though autograd does not follow now.
     spare
         Whether the scores may be written over, which holds one tensor less: more of them would
         be given back to the system, and asked for again by the next call.
@@ -99,7 +102,14 @@ def average(
     found, ordinary = None, is_ordinary(scores, values)
     if way == FEW_PASSES or (way is None and ordinary and values.shape[-1] > 0):
         found = _in_few_passes(
-            scores, values, hidden, sees_all, dropout, sure=way is not None, spare=spare
+            scores,
+            values,
+            hidden,
+            sees_all,
+            dropout,
+            sure=way is not None,
+            follow=differentiated or scores.requires_grad,
+            spare=spare,
         )
     if found is not None:
         way = FEW_PASSES
@@ -110,7 +120,7 @@ def average(
             raise AnotherWayError(way)
     if found is None:
         if way == ISOLATED and again is not None and hidden is not None:
-            scores = again(hidden)
+            scores = again(hidden).to(scores.dtype)
         found = _with_care(scores, values, hidden, dropout, ordinary)
     return Average(*found, log_sum_exp(scores, hidden) if need_log else None, way)
 
@@ -123,15 +133,16 @@ def _in_few_passes(
     dropout: Callable[[Tensor], Tensor] | None,
     *,
     sure: bool,
+    follow: bool,
     spare: bool,
 ) -> tuple[Tensor, Tensor] | None:
     """As the textbook has it, which is right if all is finite and every query has a key; None
-    otherwise, before anything is dropped. ``sure`` if that was seen before; ``spare`` as in
-    :func:`average`."""
+    otherwise, before anything is dropped. ``sure`` if that was seen before; ``follow`` if
+    a gradient will be made; ``spare`` as in :func:`average`."""
     if hidden is not None:
         if not sure and (
             (not sees_all and bool(hidden.all(dim=-1).any()))
-            or (scores.requires_grad and not is_finite(scores))  # its gradient would meet it again
+            or (follow and not is_finite(scores))  # its gradient would meet it again
         ):
             return None
         fill = scores.masked_fill_ if spare else scores.masked_fill

@@ -21,6 +21,8 @@ from d2lattn.score import Pairs, Score, compared, is_hooked_inside, knows
 
 _OF_EVERY_MODULE = vars(nn.Module()).keys()
 _PLAIN = bool, int, float, str, torch.Size  # equal ones are as good as the same
+# What numbers below this are a factor of may not be seen beside all else.
+SMALL = 0.01
 # A parameter of more numbers is not tried with others, though all of them may be alike.
 LARGEST_TABLE = 2**22
 # A tensor of more numbers, if it is no buffer, is not copied to be put back after a trial.
@@ -81,7 +83,8 @@ def pairs_by_trial(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
     if found is None:
         return None
     used = {number: x for number, x in tensors.items() if x in found.used}
-    # Where all numbers of a parameter are alike, as they often begin, others show who uses which.
+    # Where all numbers of a parameter are alike or 0, as they often begin, others show who uses
+    # which, and what a gate lets through later.
     others = {number: _unlike(x) for number, x in used.items() if _is_uniform(x)}
     again = _on_their_own(apart(score, {**tensors, **others}), q, k) if others else found
     if again is None or not _can_be_kept(partial(compared, now), q, k):
@@ -95,11 +98,11 @@ def pairs_by_trial(score: Score, q: Tensor, k: Tensor) -> Pairs | None:
 
 
 def _is_uniform(x: Tensor) -> bool:
-    """Whether a parameter seems to hold one number many times."""
-    if not x.requires_grad or not 1 < x.numel() <= LARGEST_TABLE or x.layout is not torch.strided:
+    """Whether a parameter seems to hold one number many times, or next to nothing."""
+    if not x.requires_grad or not 0 < x.numel() <= LARGEST_TABLE or x.layout is not torch.strided:
         return False
     some = x.detach().flatten()[:: max(1, x.numel() // 16)]
-    return bool((some == some[0]).all())
+    return bool((some.abs() < SMALL).all() or (len(some) > 1 and (some == some[0]).all()))
 
 
 def _unlike(x: Tensor) -> Tensor:
@@ -257,23 +260,21 @@ def is_of_pairs(
 ) -> bool:
     """Whether a function of positions may be asked for some of them at a time: what it returns for
     a few is what it returns for fewer of these."""
-    rows = (i[:1], i[-1:]) if j.numel() > 1 else ()
-    runs = [partial(bias, i, j), *(partial(bias, row, j[:, 1:]) for row in rows)]
+    fewer = ((i[:1], j[:, 1:]), (i[-1:], j[:, :-1])) if j.numel() > 1 else ()
+    runs = [partial(bias, i, j), *(partial(bias, *some) for some in fewer)]
     found = tried(runs, module)
     if found is None:
         return False
     if len(runs) == 1 or not all(isinstance(x, Tensor) and x.dtype != torch.bool for x in found[0]):
         return True  # an error will say what it returned
     try:
-        every, *fewer = (
-            torch.broadcast_to(x, torch.broadcast_shapes(x.shape, (len(row), columns)))
-            for x, row, columns in zip(
-                found[0], (i, *rows), (j.numel(), *[j.numel() - 1] * 2), strict=True
-            )
+        every, above, below = (
+            torch.broadcast_to(x, torch.broadcast_shapes(x.shape, (len(row), columns.numel())))
+            for x, (row, columns) in zip(found[0], ((i, j), *fewer), strict=True)
         )
     except RuntimeError:
         return False
-    return all(map(_same, fewer, (every[..., :1, 1:], every[..., -1:, 1:])))
+    return _same(above, every[..., :1, 1:]) and _same(below, every[..., -1:, :-1])
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
