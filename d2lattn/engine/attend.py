@@ -14,7 +14,7 @@ from d2lattn.blocks import Block
 from d2lattn.checks import check_scores, in_one_dtype, is_autocast
 from d2lattn.engine.fused import fused
 from d2lattn.engine.in_blocks import Result, in_blocks
-from d2lattn.engine.plain import AnotherWayError, Average, Task, average, isolated
+from d2lattn.engine.plain import AnotherWayError, Average, Dropout, Task, average, isolated
 from d2lattn.engine.probe import pairs_of
 from d2lattn.engine.small import fits, in_few_calls
 from d2lattn.ordinary import is_finite, is_ordinary, wants_gradients
@@ -33,8 +33,6 @@ from d2lattn.score import (
 SCORES_AT_ONCE = 2**16
 # Booleans that are looked at together, where it must be known what nobody may see.
 BOOLEANS_AT_ONCE = 2**22
-
-Dropout = Callable[[Tensor], Tensor]
 
 
 def at_a_glance(
@@ -105,7 +103,8 @@ def attend(
     queries, keys, values = tokens
     q, k, v = in_one_dtype(*score.project(queries, keys), values)
     as_given = q.shape[:-1] == queries.shape[:-1] and k.shape[:-1] == keys.shape[:-1]
-    if large and as_given and _may_stream(dropout):
+    by_rows = not isinstance(dropout, nn.Module) or _is_dropout(dropout)  # if any are dropped
+    if large and as_given and by_rows:
         with without_autocast(q):
             streamed = _without_weights(score, q, k, v, task)
         if streamed is not None:
@@ -145,7 +144,7 @@ def _all_at_once(
     again: Callable[[Tensor], Tensor] | None = None,
     easily: bool = False,
 ) -> Average:
-    shape, mask, dropout, need_log = task
+    shape, mask = task.shape, task.mask
     check_scores(scores, shape)
     scores, values = in_one_dtype(scores, values)
     hidden, sees_all = None, True
@@ -153,10 +152,8 @@ def _all_at_once(
         hidden, sees_all = mask.hidden(Block.whole(shape), scores.device), mask.sees_all(shape)
     with without_autocast(values):
         return average(
-            scores, values, hidden,
-            sees_all=sees_all, dropout=dropout, again=again, need_log=need_log,
-            once=easily, spare=easily,
-        )  # fmt: skip
+            scores, values, hidden, task, again, sees_all=sees_all, once=easily, spare=easily
+        )
 
 
 def _active(dropout: nn.Module | float) -> Dropout | None:
@@ -171,11 +168,6 @@ def _is_dropout(module: nn.Module) -> bool:
     return is_of_pytorch(module, nn.Dropout) and not module.inplace
 
 
-def _may_stream(dropout: nn.Module | float) -> bool:
-    """Whether weights may be dropped some rows at a time."""
-    return not isinstance(dropout, nn.Module) or _is_dropout(dropout)
-
-
 def _without_padding(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Restriction | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,11 +175,9 @@ def _without_padding(
     if mask is None:
         return queries, keys, values
     idle, padding = unused_tokens(mask, (*queries.shape[:-1], keys.shape[-2]), queries)
-    return (
-        queries.masked_fill(idle.unsqueeze(-1), 0.0),
-        keys.masked_fill(padding.unsqueeze(-1), 0.0),
-        values.masked_fill(padding.unsqueeze(-1), 0.0),
-    )
+    unused = (queries, idle), (keys, padding), (values, padding)
+    q, k, v = (x.masked_fill(hide.unsqueeze(-1), 0.0) for x, hide in unused)
+    return q, k, v
 
 
 def unused_tokens(

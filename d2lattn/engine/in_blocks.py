@@ -62,8 +62,6 @@ def _written(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result
     """Block after block into one tensor, and nothing else is held."""
     for number, run in enumerate(runs):
         some, log_of_some = run.first(run, *run.cut((q, k, values)))
-        if len(runs) == 1 and run.task.dropout is None:
-            return some, log_of_some
         if number == 0:
             output = some.new_empty(*q.shape[:-1], values.shape[-1])
             log = log_of_some.new_empty(q.shape[:-1])
@@ -255,7 +253,7 @@ class _Run:
         """Output and logsumexp of the block's own tokens; every time of the same tensors."""
         if any(version_of(tensor) != version for tensor, version in self.noted):
             raise ChangedError
-        block, (_, mask, dropout, need_log) = self.block, self.task
+        block, mask, dropout = self.block, self.task.mask, self.task.dropout
         if isinstance(block.columns, Tensor):
             seen = block.columns - self.columns.start
             k, values = k.index_select(-2, seen), values.index_select(-2, seen)
@@ -279,12 +277,11 @@ class _Run:
             return isolated(self.pairs.compare, q, k, hidden, block)
 
         scores, values = in_one_dtype(scores, values)
+        drop = None if dropout is None else partial(self._drop, dropout)
         with without_autocast(q):
             found = average(
-                scores, values, hidden,
-                dropout=None if dropout is None else partial(self._drop, dropout),
-                again=again, need_log=need_log, way=self.way, once=True,
-                differentiated=self.differentiated,
+                scores, values, hidden, self.task._replace(dropout=drop), again,
+                way=self.way, once=True, differentiated=self.differentiated,
             )  # fmt: skip
         self.way = found.way
         log = found.logsumexp

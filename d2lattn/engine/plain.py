@@ -14,6 +14,7 @@ from d2lattn.ordinary import is_finite, is_ordinary
 from d2lattn.restrictions import Restriction
 
 Compare = Callable[[Tensor, Tensor, Block], Tensor]
+Dropout = Callable[[Tensor], Tensor]
 Hidden = Bool[Tensor, "*batch #queries #keys"]
 
 FEW_PASSES, WITH_CARE, ISOLATED = "few passes", "with care", "isolated"
@@ -33,7 +34,7 @@ class Task(NamedTuple):
 
     shape: tuple[int, ...]
     mask: Restriction | None
-    dropout: Callable[[Tensor], Tensor] | None = None
+    dropout: Dropout | None = None  # makes the weights that are used of the weights
     need_log: bool = True
 
 
@@ -66,11 +67,10 @@ def average(
     scores: Float[Tensor, "*batch queries keys"],
     values: Float[Tensor, "*batch keys value_features"],
     hidden: Hidden | None,
+    task: Task,
+    again: Callable[[Hidden], Tensor] | None = None,
     *,
     sees_all: bool = False,
-    dropout: Callable[[Tensor], Tensor] | None = None,
-    again: Callable[[Hidden], Tensor] | None = None,
-    need_log: bool = False,
     way: str | None = None,
     once: bool = False,
     differentiated: bool = False,
@@ -82,13 +82,11 @@ def average(
     ----------
     hidden
         Which pairs do not count.
-    sees_all
-        Whether surely every query has a key.
-    dropout
-        What makes the weights that are used of the weights.
     again
         Makes the scores again where a number that is not finite is hidden from somebody, so that
         it does not reach that query's gradient.
+    sees_all
+        Whether surely every query has a key.
     way
         The way to take, where it was taken before.
     once
@@ -102,15 +100,9 @@ def average(
     found, ordinary = None, is_ordinary(scores, values)
     if way == FEW_PASSES or (way is None and ordinary and values.shape[-1] > 0):
         found = _in_few_passes(
-            scores,
-            values,
-            hidden,
-            sees_all,
-            dropout,
-            sure=way is not None,
-            follow=differentiated or scores.requires_grad,
-            spare=spare,
-        )
+            scores, values, hidden, task.dropout, sees_all=sees_all, sure=way is not None,
+            follow=differentiated or scores.requires_grad, spare=spare,
+        )  # fmt: skip
     if found is not None:
         way = FEW_PASSES
     elif way is None:
@@ -121,17 +113,17 @@ def average(
     if found is None:
         if way == ISOLATED and again is not None and hidden is not None:
             scores = again(hidden).to(scores.dtype)
-        found = _with_care(scores, values, hidden, dropout, ordinary)
-    return Average(*found, log_sum_exp(scores, hidden) if need_log else None, way)
+        found = _with_care(scores, values, hidden, task.dropout, ordinary)
+    return Average(*found, log_sum_exp(scores, hidden) if task.need_log else None, way)
 
 
 def _in_few_passes(
     scores: Tensor,
     values: Tensor,
     hidden: Hidden | None,
-    sees_all: bool,
-    dropout: Callable[[Tensor], Tensor] | None,
+    dropout: Dropout | None,
     *,
+    sees_all: bool,
     sure: bool,
     follow: bool,
     spare: bool,
@@ -159,11 +151,7 @@ def _in_few_passes(
 
 
 def _with_care(
-    scores: Tensor,
-    values: Tensor,
-    hidden: Hidden | None,
-    dropout: Callable[[Tensor], Tensor] | None,
-    ordinary: bool,
+    scores: Tensor, values: Tensor, hidden: Hidden | None, dropout: Dropout | None, ordinary: bool
 ) -> tuple[Tensor, Tensor]:
     """Right whatever there is."""
     if hidden is not None:
