@@ -60,14 +60,16 @@ def in_blocks(
 
 def _written(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
     """Block after block into one tensor, and nothing else is held."""
-    for number, run in enumerate(runs):
-        some, log_of_some = run.first(run, *run.cut((q, k, values)))
-        if number == 0:
-            output = some.new_empty(*q.shape[:-1], values.shape[-1])
-            log = log_of_some.new_empty(q.shape[:-1])
+    found: Result | None = None
+    for run in runs:
+        some, log = run.first(run, *run.cut((q, k, values)))
+        if found is None:
+            found = some.new_empty(*q.shape[:-1], values.shape[-1]), log.new_empty(q.shape[:-1])
         at = (*run.block.batch, run.block.rows)
-        output[at], log[at] = some, log_of_some
-    return output, log
+        found[0][at], found[1][at] = some, log
+        del some, log  # before more is made
+    assert found is not None
+    return found
 
 
 def _kept(runs: "list[_Run]", q: Tensor, k: Tensor, values: Tensor) -> Result:
@@ -133,11 +135,12 @@ def _summed(
         with ordinary_again():
             made = run(*own)
         d_own = [None if d is None else d[(*run.block.batch, run.block.rows)] for d in d_made]
-        asked = [x for x, y in zip((*own, *tensors[3:]), needed, strict=True) if y]
-        found = iter(gradients(made, d_own, asked))
         places = run.cut(totals[:3], lambda x, at: None if x is None else x[at])
-        for total in (*places, *totals[3:]):
-            if total is not None and (grad := next(found)) is not None:
+        both = zip((*own, *tensors[3:]), (*places, *totals[3:]), strict=True)
+        wanted = [(x, total) for x, total in both if total is not None]
+        found = zip(wanted, gradients(made, d_own, [x for x, _ in wanted]), strict=True)
+        for (_, total), grad in found:
+            if grad is not None:
                 total += grad
     return tuple(totals)
 
