@@ -855,7 +855,8 @@ def test_a_plain_function_is_called_once_with_everything():
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("what", ["queries", "keys", "values", "lengths", "mask", "parameters"])
-def test_what_changes_between_forward_and_backward_is_noticed_or_harmless(name, what):
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_what_changes_between_forward_and_backward_is_noticed_or_harmless(name, what, dropout):
     lens = torch.tensor([100, 270])
     mask = torch.ones(260, 270, dtype=torch.bool).tril(10)
 
@@ -864,7 +865,8 @@ def test_what_changes_between_forward_and_backward_is_noticed_or_harmless(name, 
         leaves = tokens("large")
         inputs = [x * 1.0 for x in leaves]
         given = {"valid_lens": lens.clone(), "mask": mask.clone()}
-        output = Attention(score)(*inputs, **given, need_weights=False).output
+        torch.manual_seed(2)
+        output = Attention(score, dropout)(*inputs, **given, need_weights=False).output
         if change:
             with torch.no_grad():
                 {
@@ -884,6 +886,30 @@ def test_what_changes_between_forward_and_backward_is_noticed_or_harmless(name, 
         assert "inplace" in str(error)  # noqa: PT017
     else:
         agree(got, expected)
+
+
+@every_size
+@pytest.mark.parametrize("name", ["dot product", "additive", "a user's", "relative", "biased"])
+@pytest.mark.parametrize("what", [0, 1, 2, "parameters"])
+def test_what_changes_between_two_gradients_is_noticed_or_harmless(name, size, what):
+    def gradient(change: bool) -> list[Tensor]:
+        score, leaves = made(name), tokens(size)
+        inputs = [x * 1.0 for x in leaves]
+        output = Attention(score)(*inputs, need_weights=False).output
+        first = torch.autograd.grad(output.square().sum(), leaves, create_graph=True)
+        if change:
+            with torch.no_grad():
+                for x in parameters_of(score) if what == "parameters" else [inputs[what]]:
+                    x.add_(1)
+        return list(torch.autograd.grad([x.square().sum() for x in first], leaves))
+
+    expected = gradient(False)
+    try:
+        got = gradient(True)
+    except RuntimeError as error:
+        assert "inplace" in str(error)  # noqa: PT017
+    else:
+        agree(got, expected, 1e-8)
 
 
 @every_size

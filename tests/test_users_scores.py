@@ -622,3 +622,15 @@ def test_what_is_not_finite_spoils_no_gradient_that_it_has_no_part_in(score, spo
         log = stream_attention(score(), *given.values()).logsumexp  # without a mask
         for x in torch.autograd.grad(log.sum(), list(given.values())[:2]):
             assert x.isfinite().all()
+
+
+class KeyByKey(Score):
+    """A stack of scores for each key, of which there must be some."""
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return torch.stack([(q * key.unsqueeze(-2)).sum(dim=-1) for key in k.unbind(-2)], dim=-1)
+
+
+def test_a_score_is_not_asked_about_no_key():
+    attention, mask = Attention(KeyByKey()), Mask.where(lambda i, j: i > 500)
+    agree(attention, lambda: attention, 1, 700, mask=mask)
