@@ -634,3 +634,29 @@ class KeyByKey(Score):
 def test_a_score_is_not_asked_about_no_key():
     attention, mask = Attention(KeyByKey()), Mask.where(lambda i, j: i > 500)
     agree(attention, lambda: attention, 1, 700, mask=mask)
+
+
+class InHalves(Score):
+    """By a layer in half precision, which takes nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = nn.Linear(D, D).bfloat16()
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return self.layer(q) @ k.mT
+
+
+@at_every_size
+def test_what_is_hidden_does_not_reach_scores_of_layers_in_half_precision(size):
+    q, k, v = (x.detach().float().requires_grad_() for x in tokens(1, size))
+    spoilt = k.detach().clone()
+    spoilt[0, -1] = math.nan  # of which only the last query knows
+    for need_weights in (True, False):
+        clean, dirty = (
+            Attention(InHalves())(q, x, v, mask=Mask.causal(), need_weights=need_weights)
+            for x in (k, spoilt.requires_grad_())
+        )
+        torch.testing.assert_close(dirty.output[:, :-1], clean.output[:, :-1])
+        assert gradients(dirty.output[:, :-1], [q])[0][:, :-1].isfinite().all()
