@@ -271,7 +271,7 @@ class _Run:
             else:  # of no key at all, but of all tensors
                 scores = q[..., :0] @ k[..., :0].mT
                 for x in self.pairs.tensors:
-                    scores = scores + x.flatten()[:0].sum().to(scores.dtype)
+                    scores = scores + x.flatten()[:0].sum() if x.requires_grad else scores
         if watch is not None:
             watch.sum_up(scores.detach(), hidden)
             self.witness = self.witness or watch

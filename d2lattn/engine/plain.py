@@ -82,6 +82,8 @@ def average(
     ----------
     hidden
         Which pairs do not count.
+    task
+        What drops weights, and whether the logsumexp is asked for.
     again
         Makes the scores again where a number that is not finite is hidden from somebody, so that
         it does not reach that query's gradient.
