@@ -144,12 +144,11 @@ def _in_few_passes(
     weights = scores.softmax(dim=-1)
     if hidden is not None and weights.requires_grad:
         weights = weights.masked_fill(hidden, 0.0)  # so that no gradient comes from there
-    if dropout is not None:
-        if not sure and not is_finite(weights, values):
-            return None
-        weights, sure = dropout(weights), True
-    output = product(weights, values)
-    return (output, weights) if sure or is_finite(output) else None
+    if dropout is not None and not sure and not is_finite(weights, values):
+        return None
+    used = weights if dropout is None else dropout(weights)
+    output = product(used, values)
+    return (output, used) if sure or dropout is not None or is_finite(output) else None
 
 
 def _with_care(
