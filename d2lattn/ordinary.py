@@ -26,7 +26,7 @@ def is_ordinary(*tensors: Tensor) -> bool:
         or torch._C._functorch.maybe_current_level() is not None
         or forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() != 0
-    ) and not _again.ordinary:
+    ) and not _made.before:
         return False
     for x in tensors:  # noqa: SIM110 - `all` takes longer than what it asks here
         if type(x) not in _KINDS or x.is_meta or _is_batched(x):
@@ -34,24 +34,24 @@ def is_ordinary(*tensors: Tensor) -> bool:
     return True
 
 
-class _Again(threading.local):
-    ordinary = False
+class _Made(threading.local):
+    before = False
 
 
-_again = _Again()
+_made = _Made()
 
 
 @contextmanager
 def ordinary_again() -> Iterator[None]:
     """For what was done with ordinary tensors, and is done once more for its gradient: the same,
     whatever surrounds the backward pass, a `torch.vmap` over gradients for instance; followed."""
-    before = _again.ordinary
+    outer = _made.before
     with temporarily_clear_interpreter_stack(), torch.inference_mode(False), torch.enable_grad():
-        _again.ordinary = True
+        _made.before = True
         try:
             yield
         finally:
-            _again.ordinary = before
+            _made.before = outer
 
 
 def has_values(tensor: Tensor) -> bool:

@@ -81,14 +81,14 @@ def fused(
         return None
     leaves, tree = pytree.tree_flatten(mask)
     output, logsumexp = _Fused.apply(scale, tree, q, k, values, *leaves)
-    if output.requires_grad:  # its own are kept for the gradient, others may be written over
-        output, logsumexp = output.clone(), logsumexp.clone()
     if mask is not None:
         # What is hidden from some may have reached them, 0 times NaN; and what pieces weigh is
         # known by logarithms, of which large ones have no digits left for it.
         large = logsumexp.abs().masked_fill(logsumexp == -torch.inf, 0.0) > LARGE
         if not is_finite(output) or bool(large.any()):
             return None
+    if output.requires_grad:  # its own are kept for the gradient, others may be written over
+        return output.clone(), logsumexp.clone()
     return output, logsumexp
 
 
