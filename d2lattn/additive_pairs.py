@@ -27,6 +27,7 @@ Features = list[tuple[Tensor, ...]]
 
 # 4 MB in float32: enough for calls not to count, and not so much that it would leave the cache.
 ELEMENTS_OF_THE_BUFFER = 2**20
+LOG2_E = math.log2(math.e)
 # Fewer pairs than these are not worth a call for each feature.
 WORTH_A_CALL = 2**15
 
@@ -120,18 +121,20 @@ def scores_at_a_glance(
 ) -> Float[Tensor, "batch queries keys"] | None:
     r"""The scores of tokens that were not projected, and a veil added; None out of range.
 
-    Nothing but calls of PyTorch: a product that gives :math:`-2 W_q q` with each feature in a row
-    becomes the exponentials, and scores begin with what is to be added.
+    Nothing but calls of PyTorch, and of autograd not even a look: a product that gives
+    :math:`-2 \log_2(e)\,W_q q` with each feature in a row becomes powers of two, which are sooner
+    made than those of e, and scores begin with what is to be added.
     """
     batch, num_queries, num_keys = *queries.shape[:2], keys.shape[1]
-    x = torch.bmm((-2.0 * w_q).expand(batch, -1, -1), queries.mT)
-    z = torch.bmm((2.0 * w_k).expand(batch, -1, -1), keys.mT)
-    if not have_exponentials(x, z, factor=1.0):
-        return None
-    xs, zs = x.exp_().unsqueeze(-1).unbind(1), z.exp_().unsqueeze(-2).unbind(1)
-    start = w_v.sum() if veil is None else w_v.sum() + veil
-    scores = start.expand(batch, num_queries, num_keys).contiguous()
-    add_quotients(scores, xs, zs, (-2.0 * w_v[0]).tolist(), torch.empty_like(scores))
+    with torch.inference_mode():
+        x = torch.bmm((-2.0 * LOG2_E * w_q).expand(batch, -1, -1), queries.mT)
+        z = torch.bmm((2.0 * LOG2_E * w_k).expand(batch, -1, -1), keys.mT)
+        if not have_exponentials(x, z, factor=1.0 / LOG2_E):
+            return None
+        xs, zs = x.exp2_().unsqueeze(-1).unbind(1), z.exp2_().unsqueeze(-2).unbind(1)
+        start = w_v.sum() if veil is None else w_v.sum() + veil
+        scores = start.expand(batch, num_queries, num_keys).contiguous()
+        add_quotients(scores, xs, zs, (-2.0 * w_v[0]).tolist(), torch.empty_like(scores))
     return scores
 
 

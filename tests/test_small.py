@@ -294,6 +294,45 @@ def test_tokens_that_have_no_exponentials(taken: list[bool], where: int) -> None
     assert taken == [False]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size", "few"),
+    [
+        (torch.float32, 20.0, True),
+        (torch.float32, 21.5, True),
+        (torch.float32, 22.5, False),
+        (torch.float64, 176.0, True),
+        (torch.float64, 178.0, False),
+    ],
+)
+@torch.no_grad()
+def test_exponentials_as_far_as_their_products_are_normal_numbers(
+    taken: list[bool], dtype: torch.dtype, size: float, few: bool
+) -> None:
+    """Large queries beside large keys of the other sign, whose sums are small."""
+    attention, tokens = additive(dtype), additive_tokens(dtype)
+    score: Any = attention.score
+    for layer, x, sign in ((score.W_q, tokens[0], 1.0), (score.W_k, tokens[1], -1.0)):
+        layer.weight.zero_()[:, 0] = 1.0
+        x[..., 0] = sign * (size - x[..., 0].abs().clamp(0.0, 2.0))
+    output, weights = attention(*tokens)
+    assert taken == [few]
+    expected = broadcast(attention.double(), [x.double() for x in tokens], None)
+    rtol, atol = (1e-4, 1e-5) if dtype == torch.float32 else (1e-7, 1e-7)
+    torch.testing.assert_close((output.double(), weights.double()), expected, rtol=rtol, atol=atol)
+
+
+def test_what_additive_attention_returns_in_few_calls_can_be_trained_on(taken: list[bool]) -> None:
+    attention, tokens = additive().requires_grad_(False), additive_tokens()
+    q, k, v = tokens[0], tokens[1], tokens[2].requires_grad_()
+    output, weights = attention(q, k, v)
+    assert taken == [True]
+    factor = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
+    found = torch.autograd.grad((output * factor).sum() + (weights * factor).sum(), (v, factor))
+    expected, alphas = broadcast(attention, [q, k, v], None)
+    loss = (expected * factor).sum() + (alphas * factor).sum()
+    torch.testing.assert_close(found, torch.autograd.grad(loss, (v, factor)))
+
+
 def hooked_inside(score: Any) -> None:
     score.W_k.register_forward_hook(lambda *_: None)
 
