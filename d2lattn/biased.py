@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2lattn.blocks import Block
+from d2lattn.blocks import EVERY, Block
 from d2lattn.checks import (
     at_least_float32,
     check_broadcasts,
@@ -75,9 +75,8 @@ class OnTop(Score):
         keys: Float[Tensor, "*batch keys key_features"],
     ) -> tuple[Float[Tensor, "*batch queries hidden"], Float[Tensor, "*batch keys hidden"]]:
         """As the score below does."""
-        return (
-            self.score.project(queries, keys) if isinstance(self.score, Score) else (queries, keys)
-        )
+        below = self.score
+        return below.project(queries, keys) if isinstance(below, Score) else (queries, keys)
 
     def compare(
         self,
@@ -206,20 +205,19 @@ class Biased(OnTop):
 
 
 def _add(bias: Bias, scores: Tensor, block: Block) -> Tensor:
-    name = "bias"
     if not isinstance(bias, Tensor):
-        name, bias = "what bias returns", bias(*block.positions(scores.device))
+        bias = bias(*block.positions(scores.device))
         if not isinstance(bias, Tensor) or bias.dtype == torch.bool or bias.is_complex():
             got = bias.dtype if isinstance(bias, Tensor) else type(bias).__name__
             raise TypeError(
                 f"bias must return a tensor of numbers; got {got} (a mask of booleans is another "
                 "thing: Mask.where takes such a function)"
             )
-        check_broadcasts(name, bias, (*block.shape[:-2], *block.sizes[-2:]))
-        block = block._replace(rows=slice(None), columns=slice(None))
+        check_broadcasts("what bias returns", bias, (*block.shape[:-2], *block.sizes[-2:]))
+        block = block._replace(rows=EVERY, columns=EVERY)
     else:
-        check_device(name, bias, scores.device)
-        check_broadcasts(name, bias, block.shape)
+        check_device("bias", bias, scores.device)
+        check_broadcasts("bias", bias, block.shape)
     return scores + block.cut(bias).to(scores.dtype)
 
 
