@@ -80,7 +80,7 @@ class Block(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether it was made as all scores."""
-        return self.columns is EVERY and self.rows is EVERY
+        return self.columns is EVERY and self.rows is EVERY and all(x is EVERY for x in self.batch)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -90,3 +90,8 @@ def wants_gradients(*tensors: Tensor) -> bool:
             if tensor.requires_grad:
                 return True
     return False
+
+
+def can_be_saved(*tensors: Tensor) -> bool:
+    """Whether autograd, if it follows, may keep all of them: not what inference mode made."""
+    return not wants_gradients(*tensors) or not any(x.is_inference() for x in tensors)

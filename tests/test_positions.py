@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from d2lattn import (
     Attention,
@@ -20,7 +20,7 @@ from d2lattn import (
 )
 from d2lattn.blocks import Block
 from d2lattn.engine import fused
-from tests.helpers import DTYPES, close, normal, peak_bytes
+from tests.helpers import DTYPES, close, gradients, normal, peak_bytes
 
 # Press, Smith and Lewis give the slopes of 8 and of 16 heads in section 3; their code gives those
 # of 12: the eight of 8 heads, then every other one of 16.
@@ -48,6 +48,39 @@ def test_each_head_is_biased_by_its_own_slope():
     for head, slope in enumerate([1 / 4, 1 / 16, 1 / 64, 1 / 256]):
         for i in range(3):
             assert scores[1, head, i].tolist() == [-slope * abs(i + 2 - j) for j in range(5)]
+
+
+def slopes(heads: int) -> Any:
+    each = alibi_slopes(heads).double()
+    return lambda i, j: -each * (i - j).abs()
+
+
+def learned(heads: int) -> Any:
+    bias = RelativeBias(3, heads).double()
+    nn.init.normal_(bias.weight)
+    return bias
+
+
+@pytest.mark.parametrize("bias", [slopes, learned])
+@pytest.mark.parametrize("mask", [None, Mask.causal()], ids=["all", "causal"])
+@pytest.mark.parametrize(
+    ("heads", "size"), [(3, 6), (3, 300), (2, 400)], ids=["few", "several in a block", "one"]
+)
+def test_each_head_has_its_own_where_blocks_hold_some_heads(heads, size, mask, bias):
+    torch.manual_seed(0)
+    of_heads = bias(heads)
+    score = Biased(DotProductScore(), of_heads)
+    inputs = [normal(2, heads, size, 4, seed=i, requires_grad=True) for i in range(3)]
+    i, j = torch.arange(size)[:, None], torch.arange(size)[None]
+    q, k, v = inputs
+    scores = q @ k.mT / 2 + of_heads(i, j)
+    expected = (scores if mask is None else scores.masked_fill(j > i, -math.inf)).softmax(-1) @ v
+    found = Attention(score)(*inputs, mask=mask, need_weights=False).output
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found, inputs), gradients(expected, inputs))
+    with torch.no_grad():
+        found = Attention(score)(*inputs, mask=mask, need_weights=False).output
+    torch.testing.assert_close(found, expected)
 
 
 def by_complex_numbers(x: Tensor, first: int = 0, base: float = 10000.0) -> Tensor:

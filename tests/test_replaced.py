@@ -802,3 +802,60 @@ def test_tokens_of_inference_mode_need_no_mode_afterwards(name, need_weights):
         scores = dot(q, k) - 0.1 * (i - j).abs()
     found = attention(q, k, v, mask=mask, need_weights=need_weights).output
     torch.testing.assert_close(found, scores.softmax(dim=-1) @ v, rtol=1e-6, atol=1e-8)
+
+
+class Distance(Score):
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return -(q.unsqueeze(-2) - k.unsqueeze(-3)).abs().sum(-1)
+
+
+class ProjectedByAnother(DotProductScore):
+    @torch.inference_mode()
+    def project(self, queries, keys):
+        return queries * 1.5, keys * 1.0
+
+
+FROZEN: dict[str, Any] = {
+    "dot": DotProductScore,
+    "bilinear": lambda: BilinearScore(D, D).double().requires_grad_(False),
+    "additive": lambda: AdditiveScore(D, D, 8).double().requires_grad_(False),
+    "capped": lambda: SoftCapped(DotProductScore(), 2.0),
+    "a user's": Distance,
+    "projected": ProjectedByAnother,
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+@at_every_size
+@everywhere
+def test_values_are_learned_beside_what_a_frozen_part_made_in_inference_mode(
+    name, size, need_weights
+):
+    *_, v = tokens(size)
+    with torch.inference_mode():
+        score = FROZEN[name]()
+        q, k, _ = (x.detach().clone() for x in tokens(size))
+        weights = score(q, k).softmax(dim=-1)
+    expected = weights.clone() @ v
+    found = Attention(score)(q, k, v, need_weights=need_weights).output
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), v),
+        torch.autograd.grad(expected.square().sum(), v),
+    )
+
+
+@at_every_size
+@everywhere
+def test_a_bias_made_in_inference_mode_is_added_beside_learned_tokens(size, need_weights):
+    inputs = tokens(size)
+    with torch.inference_mode():
+        bias = normal(size, size)
+    found = Attention(Biased(DotProductScore(), bias))(*inputs, need_weights=need_weights).output
+    q, k, v = inputs
+    expected = (dot(q, k) + bias).softmax(dim=-1) @ v
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+    )

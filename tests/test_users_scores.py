@@ -656,3 +656,70 @@ def test_what_is_hidden_does_not_reach_scores_of_layers_in_half_precision(size):
         )
         torch.testing.assert_close(dirty.output[:, :-1], clean.output[:, :-1])
         assert gradients(dirty.output[:, :-1], [q])[0][:, :-1].isfinite().all()
+
+
+# --- what is hidden from some, and not finite ---
+
+
+class ScaledByHead(Score):
+    """With a factor for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor([1.0, -0.5, 2.0]).double().view(3, 1, 1))
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ k.mT * self.factor
+
+
+class WithATable(Score):
+    """For so many tokens, and no others."""
+
+    table: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("table", normal(size, size, seed=5))
+
+    def compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ k.mT + self.table
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("kind", ["heads", "table", "slopes", "minus infinity in a bias"])
+@pytest.mark.parametrize("size", [6, 300])
+def test_a_key_that_is_not_finite_spares_the_queries_that_do_not_see_it(kind, size, need_weights):
+    score: Any = ScaledByHead() if kind == "heads" else DotProductScore(1.0)
+    if kind == "table":
+        score = WithATable(size)
+    if kind == "slopes":
+        score = Biased(score, lambda i, j: -torch.tensor([[[0.1]], [[0.2]], [[0.3]]]) * (i - j))
+    inputs = [x.detach() for x in tokens(2, 3, size)]
+    if kind == "minus infinity in a bias":
+        gate = torch.zeros(size, size).double()
+        gate[2, 1] = -math.inf
+        score = Biased(ScaledByHead(), gate)
+    clean = [x.clone().requires_grad_() for x in inputs]
+    inputs[1][0, ..., -1, :] = math.nan
+    spoilt = [x.requires_grad_() for x in inputs]
+    found, expected = (
+        Attention(score)(*x, mask=Mask.causal(), need_weights=need_weights).output[..., :-1, :]
+        for x in (spoilt, clean)
+    )
+    torch.testing.assert_close(found, expected)
+    if kind != "table":  # whose other queries take part in every score, as far as can be told
+        (d_q, *_), (expected, *_) = gradients(found, spoilt), gradients(expected, clean)
+        torch.testing.assert_close(d_q[..., :-1, :], expected[..., :-1, :])
+
+
+def test_a_query_that_is_not_finite_spares_the_gradients_of_a_score_with_a_table():
+    size = 6
+    inputs = [x.detach() for x in tokens(2, size)]
+    clean = [x.clone().requires_grad_() for x in inputs]
+    inputs[0][0, -1] = math.nan
+    spoilt = [x.requires_grad_() for x in inputs]
+    lens = torch.tensor([3, 6])
+    mask = Mask.lengths(lens) & ~Mask.where(lambda i, j: i == size - 1)  # which sees nothing
+    found, expected = (Attention(WithATable(size))(*x, mask=mask).output for x in (spoilt, clean))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found, spoilt), gradients(expected, clean))

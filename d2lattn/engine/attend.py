@@ -17,7 +17,7 @@ from d2lattn.engine.in_blocks import Result, in_blocks
 from d2lattn.engine.plain import AnotherWayError, Average, Dropout, Task, average, isolated
 from d2lattn.engine.probe import pairs_of
 from d2lattn.engine.small import fits, in_few_calls
-from d2lattn.ordinary import is_finite, is_ordinary, wants_gradients
+from d2lattn.ordinary import can_be_saved, is_finite, is_ordinary, wants_gradients
 from d2lattn.restrictions import Restriction
 from d2lattn.score import (
     Score,
@@ -112,16 +112,24 @@ def attend(
     with without_autocast(q):
         scores = compared(score, q, k)
 
+    def beside_all(some: Tensor, k: Tensor, block: Block) -> Tensor:
+        assert isinstance(block.rows, Tensor)
+        every = q.masked_fill(~q.isfinite().all(dim=-1, keepdim=True), 0.0)
+        every = every.index_copy(-2, block.rows, some)
+        return compared(score, every, k).index_select(-2, block.rows)
+
     def again(hidden: Tensor) -> Tensor:
         pairs = pairs_of(score, q, k)  # which know where some of the queries stand
-        compare = pairs.compare if pairs is not None else lambda q, k, _: compared(score, q, k)
-        return isolated(compare, q, k, hidden, Block.whole(shape))
+        compare, by_batch = (pairs.compare, pairs.by_batch) if pairs else (beside_all, False)
+        return isolated(compare, q, k, hidden, Block.whole(shape), by_batch=by_batch)
 
     return _all_at_once(scores, v, task, again)
 
 
 def _without_weights(score: Score, q: Tensor, k: Tensor, v: Tensor, task: Task) -> Result | None:
     """By the fused kernel, or block by block; None where only all at once is the same."""
+    if not can_be_saved(q, k, v):
+        return None
     if task.dropout is None and knows(score, "as_dot_product"):
         product = score.as_dot_product(q, k)
         if product is not None:
@@ -134,7 +142,7 @@ def _without_weights(score: Score, q: Tensor, k: Tensor, v: Tensor, task: Task) 
     pairs = pairs_of(score, q, k)
     if pairs is None or (task.dropout is not None and not pairs.by_batch and q.ndim > 2):
         return None
-    return in_blocks(pairs, q, k, v, task)
+    return in_blocks(pairs, q, k, v, task) if can_be_saved(q, k, v, *pairs.tensors) else None
 
 
 def _all_at_once(

@@ -277,7 +277,8 @@ class _Run:
             self.witness = self.witness or watch
 
         def again(hidden: Tensor) -> Tensor:
-            return isolated(self.pairs.compare, q, k, hidden, block)
+            pairs = self.pairs
+            return isolated(pairs.compare, q, k, hidden, block, by_batch=pairs.by_batch)
 
         scores, values = in_one_dtype(scores, values)
         drop = None if dropout is None else partial(self._drop, dropout)

@@ -174,29 +174,33 @@ def _with_care(
     return torch.where(seen, output, used @ values.masked_fill(~finite, 0.0)), used
 
 
-def isolated(compare: Compare, q: Tensor, k: Tensor, hidden: Hidden, block: Block) -> Tensor:
+def isolated(
+    compare: Compare, q: Tensor, k: Tensor, hidden: Hidden, block: Block, *, by_batch: bool
+) -> Tensor:
     """The scores of a block, each query's made without the tokens that are hidden from it,
-    where they or the query are not finite: 0 times NaN would reach its gradient.
+    where they or the query are not finite: 0 times NaN would reach its gradient. An element of the
+    batch at a time, or all of them if they are not scored on their own.
     """
     *batch, rows, columns = sizes = (*q.shape[:-1], k.shape[-2])
     spoilt = ~k.isfinite().all(dim=-1).unsqueeze(-2) | ~q.isfinite().all(dim=-1).unsqueeze(-1)
     veil = hidden.expand(sizes) & spoilt
     found = []
-    for part in parts_of_batch(tuple(batch), 1):
-        patterns, which = veil[part].reshape(rows, columns).unique(dim=0, return_inverse=True)
+    for part in parts_of_batch(tuple(batch), 1 if by_batch else math.prod(batch)):
+        by_rows = veil[part].movedim(-2, 0)
+        patterns, which = by_rows.unique(dim=0, return_inverse=True)
         scores, order = [], []
         for number, pattern in enumerate(patterns):
             alike = (which == number).nonzero().flatten()
-            some = q[part].index_select(-2, alike)
-            idle = pattern.all() if columns else pattern.new_ones(())
+            some, keys = q[part].index_select(-2, alike), k[part]
+            idle = pattern.all(dim=-1)[..., None, None]
             scores.append(
                 compare(
                     some.masked_fill(idle, 0.0),
-                    k[part].masked_fill(pattern.unsqueeze(-1), 0.0),
+                    keys.masked_fill(pattern.unsqueeze(-1), 0.0),
                     block.within(part, alike),
                 )
             )
             order.append(alike)
         back = torch.cat(order).argsort()
-        found.append(torch.cat(scores, dim=-2).index_select(-2, back).reshape(1, rows, columns))
+        found.append(torch.cat(scores, dim=-2).index_select(-2, back).reshape(-1, rows, columns))
     return torch.cat(found).reshape(sizes)
