@@ -14,15 +14,6 @@ from d2lattn.blocks import at_once
 from d2lattn.derivatives import Gradients, gradients_again
 from d2lattn.ordinary import is_ordinary, wants_gradients
 
-__all__ = [
-    "add_quotients",
-    "compare_additively",
-    "compare_by_broadcasting",
-    "have_exponentials",
-    "scores_at_a_glance",
-    "scores_by_exponentials",
-]
-
 Features = list[tuple[Tensor, ...]]
 
 # 4 MB in float32: enough for calls not to count, and not so much that it would leave the cache.

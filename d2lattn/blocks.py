@@ -68,13 +68,12 @@ class Block(NamedTuple):
 
     def within(self, batch: tuple[slice, ...], rows: Int[Tensor, " rows"]) -> "Block":
         """Some of its own elements and rows, in its own numbers."""
-        device = rows.device
         parts = []
         for mine, other, count in zip(self.batch, batch, self.shape, strict=False):
             first = mine.indices(count)[0]
             start, stop, _ = other.indices(len(range(count)[mine]))
             parts.append(slice(first + start, first + stop))
-        numbers = _numbers(self.rows, self.shape[-2], device)
+        numbers = _numbers(self.rows, self.shape[-2], rows.device)
         return self._replace(batch=tuple(parts), rows=numbers[rows])
 
     @property
@@ -118,7 +117,7 @@ def parts_of_batch(batch: tuple[int, ...], size: int) -> Iterator[tuple[slice, .
     step = max(1, size // max(1, whole)) if axis > 0 else 1
     for outer in product(*(range(n) for n in batch[: max(0, axis - 1)])):
         fixed = tuple(slice(i, i + 1) for i in outer)
-        rest = (slice(None),) * (len(batch) - axis)
+        rest = (EVERY,) * (len(batch) - axis)
         if axis == 0:
             yield rest
         for start in range(0, batch[axis - 1], step) if axis else ():

@@ -178,7 +178,6 @@ def restriction(
     Of heads, the shape is ``(*batch, heads, queries, keys)``, and lengths and masks are without
     heads unless they have one axis more.
     """
-
     if valid_lens is None and mask is None:
         return None
 

@@ -99,8 +99,7 @@ def attend(
             return _all_at_once(score.compare(q, k), v, task, easily=True)
     mixes = large and knows(score, "as_dot_product") and score.mixes_tokens()
     if mask is not None and (mixes or not (ordinary and is_finite(*tokens))):
-        tokens = _without_padding(*tokens, mask)
-    queries, keys, values = tokens
+        queries, keys, values = _without_padding(*tokens, mask)
     q, k, v = in_one_dtype(*score.project(queries, keys), values)
     as_given = q.shape[:-1] == queries.shape[:-1] and k.shape[:-1] == keys.shape[:-1]
     by_rows = not isinstance(dropout, nn.Module) or _is_dropout(dropout)  # if any are dropped

@@ -37,10 +37,8 @@ _FORWARD, _BACKWARD = (
 
 def _has_arguments(operator: Any, *names: str) -> bool:
     """Whether PyTorch still has its private operator, called as we do."""
-    if operator is None:
-        return False
-    found = [argument.name for argument in operator.default._schema.arguments]
-    return found == list(names)
+    arguments = () if operator is None else operator.default._schema.arguments
+    return names == tuple(argument.name for argument in arguments)
 
 
 AVAILABLE = _has_arguments(
@@ -147,8 +145,7 @@ class _Fused(torch.autograd.Function):
             task = Task((*q.shape[:-1], k.shape[-2]), mask)
             return in_blocks(dot_products(ctx.scale), q, k, values, task)
 
-        needed = ctx.needs_input_grad[2:5]
-        found = gradients_again(again, (q, k, values), needed, d_made)
+        found = gradients_again(again, (q, k, values), ctx.needs_input_grad[2:5], d_made)
         return None, None, *found, *nothing
 
 

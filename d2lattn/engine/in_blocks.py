@@ -263,9 +263,7 @@ class _Run:
         again_later = self.foreign and torch.is_grad_enabled()
         watch = Witness(q, k, expected=self.witness) if again_later else None
         with without_autocast(q), watch or nullcontext():
-            hidden = None
-            if mask is not None and not self.full:
-                hidden = mask.hidden(block, q.device)
+            hidden = None if mask is None or self.full else mask.hidden(block, q.device)
             if k.shape[-2] > 0:
                 scores = self.pairs.compare(q, k, block)
             else:  # of no key at all, but of all tensors
@@ -293,9 +291,8 @@ class _Run:
 
     def _drop(self, dropout: Callable[[Tensor], Tensor], weights: Tensor) -> Tensor:
         """Of all columns, so that the same weights are dropped whatever is visible."""
-        rows = self.block._replace(columns=slice(None))
+        rows = self.block._replace(columns=EVERY)
         if weights.shape == rows.sizes:
             return dropout(weights)
         factors = dropout(weights.new_ones(rows.sizes))
-        every = (slice(None),) * (len(rows.batch) + 1)
-        return weights * factors[(*every, self.block.columns)]
+        return weights * factors[..., self.block.columns]

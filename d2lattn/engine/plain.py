@@ -164,10 +164,8 @@ def _with_care(
     weights = softmax(scores, hidden)
     used = weights if dropout is None else dropout(weights)
     output = product(used, values)
-    if all_finite or hidden is None:
-        return output, used
-    if hidden.shape[-2] == 1 and hidden.shape[-2] != scores.shape[-2]:
-        return output, used
+    if all_finite or hidden is None or (hidden.shape[-2] == 1 and scores.shape[-2] != 1):
+        return output, used  # the same is hidden from all: there are zeros now
     # A value that is not finite reaches those who see it, and nobody else.
     finite = values.isfinite()
     seen = (~hidden).to(used.dtype).expand(used.shape) @ (~finite).to(used.dtype) > 0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from d2lattn.blocks import Block, parts_of_batch
+from d2lattn.blocks import EVERY, Block, parts_of_batch
 from d2lattn.restrictions import Restriction, Stretch
 
 # Scores of mixed pieces: more are cut again, as long as they have more than so many rows.
@@ -53,7 +53,7 @@ def pieces(
 ) -> Iterator[Piece]:
     """Rectangles that hold every pair that counts once, and as few others as pays."""
     *batch, num_queries, num_keys = shape
-    part: tuple[slice, ...] = (slice(None),) * len(batch)
+    part: tuple[slice, ...] = (EVERY,) * len(batch)
     if mask is None:
         yield Piece(Block(shape, part, slice(0, num_queries), slice(0, num_keys)), Kind.FULL)
         return
@@ -97,7 +97,7 @@ class _Strip(NamedTuple):
             # As many triangles as threads: each takes one, and has as much to do.
             yield from self._thinner(rows, threads, cut=False)
         elif 9 * mixed >= 4 * sum(piece.area for piece in found) > 0:
-            yield from self._joined(found)
+            yield from _joined(found)
         else:
             yield from found
 
@@ -144,19 +144,18 @@ class _Strip(NamedTuple):
             self.known[key] = found
         return found
 
-    def _joined(self, found: list[Piece]) -> Iterator[Piece]:
-        """Pieces that touch as one: not much is lost, and every call costs."""
-        first, *others = found
-        for piece in others:
-            if piece.ends[0] == first.ends[1]:
-                rows = first.block.rows
-                assert isinstance(rows, slice)
-                ends = first.ends[0], piece.ends[1]
-                first = self._piece((rows.start, rows.stop), ends, Kind.MIXED)
-            else:
-                yield first
-                first = piece
-        yield first
+
+def _joined(found: list[Piece]) -> Iterator[Piece]:
+    """Pieces that touch as one: not much is lost, and every call costs."""
+    first, *others = found
+    for piece in others:
+        if piece.ends[0] == first.ends[1]:
+            columns = slice(first.ends[0], piece.ends[1])
+            first = Piece(first.block._replace(columns=columns), Kind.MIXED)
+        else:
+            yield first
+            first = piece
+    yield first
 
 
 def groups(

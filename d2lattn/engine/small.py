@@ -73,8 +73,7 @@ def add_products(queries: Tensor, keys: Tensor, scale: float, veil: Tensor | Non
         # Backward, a factor of its own would go through the gradient of the keys.
         queries, scale = queries * scale, 1.0
     if veil is None:
-        veil = _NOTHING[keys.dtype]
-        return torch.baddbmm(veil, queries, keys.mT, beta=0.0, alpha=scale)
+        return torch.baddbmm(_NOTHING[keys.dtype], queries, keys.mT, beta=0.0, alpha=scale)
     return torch.baddbmm(veil, queries, keys.mT, alpha=scale)
 
 

@@ -48,9 +48,7 @@ class Witness(TorchFunctionMode):
         self.sizes: list[int] = []  # of the tensors that were made
         self.sums: tuple[float, ...] = ()
         self._expected = expected
-        self._made = WeakIdKeyDictionary()
-        for tensor in own:
-            self._made[tensor] = True
+        self._made = WeakIdKeyDictionary(dict.fromkeys(own, True))
 
     def __torch_function__(
         self, func: Any, types: Any, args: Iterable[Any] = (), kwargs: Any = None

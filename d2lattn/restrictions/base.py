@@ -22,6 +22,9 @@ class Restriction:
 
     foreign = False  # whether somebody else's function decides
 
+    def __init_subclass__(cls) -> None:
+        register_tree(cls)
+
     def tensors(self) -> Iterator[Tensor]:
         """All tensors in it."""
         for part in (getattr(self, name) for name in self.parts):
@@ -52,9 +55,7 @@ class Restriction:
         """Keys outside of which these queries surely see nothing; needs no tensor."""
         return 0, shape[-1]
 
-    def columns(
-        self, block: Block, device: torch.device
-    ) -> tuple[Bool[Tensor, " keys"], Bool[Tensor, " keys"]]:
+    def columns(self, block: Block, device: torch.device) -> Columns:
         """Of each key of a block: whether some query may see it, and whether every one does.
 
         The first may be too generous, the second too strict.
@@ -66,7 +67,7 @@ class Restriction:
     def unused(
         self, shape: tuple[int, ...], device: torch.device, at_once: int
     ) -> tuple[Bool[Tensor, "*batch #queries"], Bool[Tensor, "*batch #keys"]]:
-        """Queries that see no key, and keys that no query sees; after so many rows at a time."""
+        """Queries that see no key, and keys that no query sees, so many rows at a time."""
         *_, num_queries, num_keys = shape
         whole = Block.whole(shape)
         idle, padding = [], None
@@ -75,7 +76,7 @@ class Restriction:
             some = whole if stop - start == num_queries else whole._replace(rows=slice(start, stop))
             hidden = self.hidden(some, device)
             of_rows = hidden.all(dim=-1)
-            if num_keys == 0:
+            if num_keys == 0:  # a symbol where this is traced
                 of_rows = torch.ones_like(of_rows)
             idle.append(of_rows.expand(*of_rows.shape[:-1], stop - start))
             of_keys = hidden.all(dim=-2)

@@ -5,7 +5,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from d2lattn.blocks import Block
-from d2lattn.restrictions.base import Columns, Restriction, Stretch, register_tree
+from d2lattn.restrictions.base import Columns, Restriction, Stretch
 
 
 class Both(Restriction):
@@ -83,7 +83,3 @@ class Inverse(Restriction):
 
     def edges(self, shape: tuple[int, ...]) -> list[int]:
         return self.inner.edges(shape)
-
-
-for _kind in (Both, Inverse):
-    register_tree(_kind)

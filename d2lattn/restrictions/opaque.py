@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from d2lattn.blocks import Block
+from d2lattn.blocks import EVERY, Block
 from d2lattn.checks import check_broadcasts, check_device
-from d2lattn.restrictions.base import Restriction, register_tree
+from d2lattn.restrictions.base import Restriction
 
 
 class Where(Restriction):
@@ -36,7 +36,7 @@ class Where(Restriction):
         of_all_batch = (*block.shape[:-2], *block.sizes[-2:])
         check_broadcasts("what predicate returns", found, of_all_batch)
         found = found[(None,) * (len(block.shape) - found.ndim)]
-        return block._replace(rows=slice(None), columns=slice(None)).cut(found)
+        return block._replace(rows=EVERY, columns=EVERY).cut(found)
 
 
 def _for_heads(
@@ -75,7 +75,3 @@ class Booleans(Restriction):
 
     def allowed(self, block: Block, device: torch.device) -> Bool[Tensor, "..."]:
         return block.cut(self.boolean)
-
-
-for _kind in (Where, Booleans):
-    register_tree(_kind)

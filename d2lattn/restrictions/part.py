@@ -5,7 +5,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from d2lattn.blocks import Block, Index
-from d2lattn.restrictions.base import Columns, Restriction, Stretch, register_tree
+from d2lattn.restrictions.base import Columns, Restriction, Stretch
 
 
 class Part(Restriction):
@@ -62,6 +62,3 @@ def _moved(index: Index, stretch: Stretch) -> Index:
         return index + stretch[0]
     start, stop, _ = index.indices(stretch[1] - stretch[0])
     return slice(stretch[0] + start, stretch[0] + stop)
-
-
-register_tree(Part)

@@ -7,7 +7,7 @@ from torch import Tensor
 from d2lattn.blocks import Block
 from d2lattn.checks import check_broadcasts, check_device
 from d2lattn.ordinary import first_index, is_ordinary
-from d2lattn.restrictions.base import Columns, Restriction, Stretch, register_tree
+from d2lattn.restrictions.base import Columns, Restriction, Stretch
 
 # A position that is ahead of all, and leaves room to count on.
 FAR = 2**62
@@ -114,9 +114,8 @@ class Lengths(Restriction):
                 f"valid_lens must have shape {tuple(batch)}, one length for each batch element, "
                 f"or {(*batch, num_queries)}, one for each query; got {tuple(lens.shape)}"
             )
-        low, high = self._range(num_keys)
-        if lens.dtype != torch.long:
-            lens = lens.long()  # PyTorch cannot compare every integer dtype
+        lens = lens.long()  # PyTorch cannot compare every integer dtype
+        low, high = self._range(lens, num_keys)
         missing = (None,) * (len(shape) - lens.ndim)
         return Lengths(lens[(..., *missing)], low, high)
 
@@ -127,24 +126,22 @@ class Lengths(Restriction):
         assert isinstance(bound, Lengths)
         return Lengths(bound.lens.unsqueeze(-3), bound.low, bound.high)
 
-    def _range(self, num_keys: int) -> tuple[int | None, int | None]:
+    def _range(self, wide: Tensor, num_keys: int) -> tuple[int | None, int | None]:
         """The least and the largest length, after a look whether they can be meant."""
-        lens = self.lens
         low = high = None
-        if is_ordinary(lens) and lens.numel() > 0:
-            if lens.ndim == 1 and len(lens) <= 32 and lens.device.type == "cpu":
-                numbers = lens.tolist()
+        if is_ordinary(wide) and wide.numel() > 0:
+            if wide.ndim == 1 and len(wide) <= 32 and wide.device.type == "cpu":
+                numbers = wide.tolist()
                 low, high = min(numbers), max(numbers)
             else:
-                low, high = (int(x) for x in lens.long().aminmax())
+                low, high = (int(x) for x in wide.aminmax())
             if low >= 0 and high <= num_keys:
                 return low, high
-        wide = lens.long()
         index = first_index((wide < 0) | (wide > num_keys))
         if index is not None:
             raise ValueError(
                 f"valid_lens must lie in [0, {num_keys}], the number of keys; "
-                f"got {lens[index].item()} at index {index}"
+                f"got {self.lens[index].item()} at index {index}"
             )
         return low, high
 
@@ -193,9 +190,8 @@ class Documents(Restriction):
                     f"{'queries' if name == 'query_ids' else 'keys'}; got {ids.shape[-1]}"
                 )
             check_broadcasts(name, ids, (*batch, count))
-        missing = (None,) * (len(shape) - 1)
         query_ids, key_ids = (  # PyTorch cannot look up every integer dtype
-            ids.long()[missing[: len(shape) - 1 - ids.ndim]]
+            ids.long()[(None,) * (len(shape) - 1 - ids.ndim)]
             for ids in (self.query_ids, self.key_ids)
         )
         return Documents(query_ids.unsqueeze(-1), key_ids.unsqueeze(-2))
@@ -221,7 +217,3 @@ class Documents(Restriction):
         ids = self.query_ids.reshape(-1, shape[-2])
         changes = (ids[:, 1:] != ids[:, :-1]).any(dim=0).nonzero().flatten()
         return [] if 32 * len(changes) > shape[-2] else (changes + 1).tolist()
-
-
-for _kind in (Band, Lengths, Documents):
-    register_tree(_kind)
