@@ -132,14 +132,19 @@ class _Strip(NamedTuple):
             yield full
 
     def _states(self, block: Block) -> list[tuple[int, int]]:
-        """How many columns in turn are seen by none (0), some (1) or all (2) of the rows."""
+        """How many columns in turn are seen by none (0), some (1) or all (2) of the rows; a few
+        that none sees count to those beside them, where documents are scattered for instance."""
         pattern = self.mask.pattern(block)
         key = block.sizes, pattern
         if pattern is not None and key in self.known:
             return self.known[key]
         some, every = self.mask.columns(block, self.device)
         states, counts = (some.int() + every.int()).unique_consecutive(return_counts=True)
-        found = list(zip(states.tolist(), counts.tolist(), strict=True))
+        few, found = WORTH_A_CALL // max(1, block.sizes[-2]), list[tuple[int, int]]()
+        for state, count in zip(states.tolist(), counts.tolist(), strict=True):
+            if state == 1 and [x for x, _ in found[-2:]] == [1, 0] and found[-1][1] <= few:
+                count += found.pop()[1] + found.pop()[1]
+            found.append((state, count))
         if pattern is not None:
             self.known[key] = found
         return found
