@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2lattn.blocks import EVERY, Block
+from d2lattn.blocks import Block
 from d2lattn.checks import (
     at_least_float32,
     check_broadcasts,
@@ -213,12 +213,12 @@ def _add(bias: Bias, scores: Tensor, block: Block) -> Tensor:
                 f"bias must return a tensor of numbers; got {got} (a mask of booleans is another "
                 "thing: Mask.where takes such a function)"
             )
-        check_broadcasts("what bias returns", bias, (*block.shape[:-2], *block.sizes[-2:]))
-        block = block._replace(rows=EVERY, columns=EVERY)
+        bias = block.of_positions("what bias returns", bias)
     else:
         check_device("bias", bias, scores.device)
         check_broadcasts("bias", bias, block.shape)
-    return scores + block.cut(bias).to(scores.dtype)
+        bias = block.cut(bias)
+    return scores + bias.to(scores.dtype)
 
 
 class _Moved(nn.Module):

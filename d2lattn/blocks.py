@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from d2lattn.checks import check_broadcasts
+
 Index = slice | Tensor  # of an axis: a stretch, or numbers of any of it
 EVERY = slice(None)
 
@@ -61,6 +63,24 @@ class Block(NamedTuple):
         *_, num_queries, num_keys = self.shape
         i = _numbers(self.rows, num_queries, device) + (num_keys - num_queries)
         return i.unsqueeze(-1), self.of_columns(device).unsqueeze(0)
+
+    def of_positions(self, name: str, found: Tensor) -> Tensor:
+        """What a function of these positions returned, if it broadcasts to these scores of all the
+        batch: cut to these. An error speaks of all scores, however they are cut."""
+        sizes = (*self.shape[:-2], *self.sizes[-2:])
+        try:
+            check_broadcasts(name, found, sizes)
+        except ValueError:
+            like = [
+                whole if n == part else n
+                for n, part, whole in zip(
+                    reversed(found.shape), reversed(sizes), reversed(self.shape), strict=False
+                )
+            ]
+            more = found.shape[: max(0, found.ndim - len(sizes))]
+            check_broadcasts(name, torch.empty((*more, *like[::-1]), device="meta"), self.shape)
+            raise
+        return self._replace(rows=EVERY, columns=EVERY).cut(found)
 
     def of_columns(self, device: torch.device) -> Int[Tensor, " columns"]:
         """The numbers of its keys, which are their positions."""

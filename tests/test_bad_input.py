@@ -972,3 +972,19 @@ def test_a_failed_fit_leaves_the_earlier_one_in_place():
     with pytest.raises(ValueError, match="y must have as many"):
         model.fit(X, Y[:2])
     assert torch.equal(model.predict(X), before)
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("size", [6, 300, 700])
+def test_what_a_function_of_positions_returns_is_told_of_all_scores(size, need_weights):
+    x = torch.randn(2, size, 4)
+    expected = rf"\(2, {size}, {size}\); got \(3, {size}, {size}\)"
+    for below in (DotProductScore(), GaussianScore(0.5)):
+        score = Biased(below, lambda i, j: torch.ones(3, 1, 1) * (i - j))
+        with pytest.raises(
+            ValueError, match="what bias returns must broadcast to .* = " + expected
+        ):
+            Attention(score)(x, x, x, need_weights=need_weights)
+        mask = Mask.where(lambda i, j: (i >= j).expand(3, -1, -1))
+        with pytest.raises(ValueError, match="what predicate returns must .* = " + expected):
+            Attention(below)(x, x, x, mask=mask, need_weights=need_weights)

@@ -168,12 +168,23 @@ def test_what_a_mask_leaves_empty_costs_nothing():
     assert computed(Mask.tensor(Mask.window(255).dense(4096, 4096)), 4096, 4096) < 0.25
 
 
-@pytest.mark.parametrize("number", [10, 100, 4096])
-def test_documents_that_are_scattered_are_not_a_call_for_each_column(number):
-    ids = torch.randint(0, number, (4096,), generator=torch.Generator().manual_seed(0))
+SHUFFLED = torch.randperm(4096, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("mask", "most"),
+    [
+        *((Mask.documents(SHUFFLED % n, SHUFFLED % n), 32) for n in (10, 100, 1000, 4096)),
+        (~Mask.documents(SHUFFLED // 4, SHUFFLED // 4), 32),
+        (Mask.documents(torch.arange(4096) // 32, SHUFFLED // 32), 128),
+        (Mask.tensor(SHUFFLED[None] < 2048), 32),
+        (Mask.tensor(SHUFFLED[None] < 2048) & Mask.causal(), 64),
+    ],
+    ids=str,
+)
+def test_what_is_scattered_is_not_a_call_for_each_column(mask, most):
     shape = (1, 4096, 4096)
-    mask = Mask.documents(ids, ids)
-    assert len(list(pieces(shape, mask._restriction.bind(shape, CPU), CPU))) <= 4096 // 128
+    assert len(list(pieces(shape, mask._restriction.bind(shape, CPU), CPU))) <= most
 
 
 def test_a_full_block_is_not_taken_for_a_mixed_one_nor_a_triangle():

@@ -859,3 +859,18 @@ def test_a_bias_made_in_inference_mode_is_added_beside_learned_tokens(size, need
         torch.autograd.grad(found.square().sum(), inputs),
         torch.autograd.grad(expected.square().sum(), inputs),
     )
+
+
+@at_every_size
+@everywhere
+def test_padding_has_no_influence_beside_a_dropout_that_moves_zeros(size, need_weights):
+    attention: Any = DotProductAttention(0.3)
+    attention.dropout = nn.AlphaDropout(0.3)
+    q, k, v = (x.detach() for x in tokens(size))
+    lens = torch.tensor([size // 2, size])
+    found = []
+    for padding in (0.0, 100.0, torch.nan):
+        v[0, size // 2 :] = padding
+        torch.manual_seed(1)
+        found.append(attention(q, k, v, lens, need_weights=need_weights).output)
+    torch.testing.assert_close(found[1:], found[:1] * 2, rtol=0, atol=0)

@@ -92,18 +92,19 @@ def attend(
         # Asked once, for all of them.
         return _all_at_once(all_scores(score, queries, keys), values, task)
     large = ordinary and not need_weights and math.prod(shape) > SCORES_AT_ONCE
-    if ordinary and not large and score.shows_tokens():
+    # Others may make a weight of what is hidden, and know no blocks.
+    drops = not isinstance(dropout, nn.Module) or _is_dropout(dropout)
+    if ordinary and not large and drops and score.shows_tokens():
         # Without a look at the tokens: what they are is seen in what is made of them.
         q, k, v = in_one_dtype(*score.project(queries, keys), values)
         with without_autocast(q), suppress(AnotherWayError):
             return _all_at_once(score.compare(q, k), v, task, easily=True)
     mixes = large and knows(score, "as_dot_product") and score.mixes_tokens()
-    if mask is not None and (mixes or not (ordinary and is_finite(*tokens))):
+    if mask is not None and (mixes or not (ordinary and drops and is_finite(*tokens))):
         queries, keys, values = _without_padding(*tokens, mask)
     q, k, v = in_one_dtype(*score.project(queries, keys), values)
     as_given = q.shape[:-1] == queries.shape[:-1] and k.shape[:-1] == keys.shape[:-1]
-    by_rows = not isinstance(dropout, nn.Module) or _is_dropout(dropout)  # if any are dropped
-    if large and as_given and by_rows:
+    if large and as_given and drops:
         with without_autocast(q):
             streamed = _without_weights(score, q, k, v, task)
         if streamed is not None:

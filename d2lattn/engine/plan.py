@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ MIXED = 2**17
 FEWEST_ROWS = 128
 # Rows of a triangle that is worth cutting, one part for each thread.
 TRIANGLE = 512
+# A mask that has more stretches of columns in a strip is not followed into each.
+MANY = 8
 # Fewer scores of an element of the batch are not worth a call of their own.
 WORTH_A_CALL = 2**16
 
@@ -59,7 +61,7 @@ def pieces(
         return
     parts = [part]
     if any(tensor.shape[:-2].numel() > 1 for tensor in mask.tensors()):
-        size = max(1, WORTH_A_CALL // (num_queries * num_keys))
+        size = max(1, 4 * WORTH_A_CALL // (num_queries * num_keys))  # a look costs as well
         parts = list(parts_of_batch(tuple(batch), size))
     edges = [0, *sorted(set(mask.edges(shape))), num_queries]
     for part in parts:
@@ -132,22 +134,33 @@ class _Strip(NamedTuple):
             yield full
 
     def _states(self, block: Block) -> list[tuple[int, int]]:
-        """How many columns in turn are seen by none (0), some (1) or all (2) of the rows; a few
-        that none sees count to those beside them, where documents are scattered for instance."""
+        """How many columns in turn are seen by none (0), some (1) or all (2) of the rows."""
         pattern = self.mask.pattern(block)
         key = block.sizes, pattern
         if pattern is not None and key in self.known:
             return self.known[key]
         some, every = self.mask.columns(block, self.device)
         states, counts = (some.int() + every.int()).unique_consecutive(return_counts=True)
-        few, found = WORTH_A_CALL // max(1, block.sizes[-2]), list[tuple[int, int]]()
-        for state, count in zip(states.tolist(), counts.tolist(), strict=True):
-            if state == 1 and [x for x, _ in found[-2:]] == [1, 0] and found[-1][1] <= few:
-                count += found.pop()[1] + found.pop()[1]
-            found.append((state, count))
+        found = list(zip(states.tolist(), counts.tolist(), strict=True))
+        if len(found) > MANY:
+            found = list(_fewer(found, WORTH_A_CALL // max(1, block.sizes[-2])))
         if pattern is not None:
             self.known[key] = found
         return found
+
+
+def _fewer(runs: list[tuple[int, int]], few: int) -> Iterator[tuple[int, int]]:
+    """Of many states that alternate, those of few columns as one that some rows see, where keys are
+    left out or documents are scattered: every piece costs as much as so many scores."""
+    for short, together in groupby(runs, lambda run: run[1] <= few):
+        some = list(together)
+        ends = [i for i, (state, _) in enumerate(some) if state > 0]
+        if not short or not ends or ends[0] == ends[-1]:
+            yield from some
+            continue
+        yield from some[: ends[0]]
+        yield 1, sum(count for _, count in some[ends[0] : ends[-1] + 1])
+        yield from some[ends[-1] + 1 :]
 
 
 def _joined(found: list[Piece]) -> Iterator[Piece]:

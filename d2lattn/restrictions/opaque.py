@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from d2lattn.blocks import EVERY, Block
+from d2lattn.blocks import Block
 from d2lattn.checks import check_broadcasts, check_device
 from d2lattn.restrictions.base import Restriction
 
@@ -33,10 +33,8 @@ class Where(Restriction):
         if not isinstance(found, Tensor) or found.dtype != torch.bool:
             got = found.dtype if isinstance(found, Tensor) else type(found).__name__
             raise TypeError(f"predicate must return a boolean tensor; got {got}")
-        of_all_batch = (*block.shape[:-2], *block.sizes[-2:])
-        check_broadcasts("what predicate returns", found, of_all_batch)
-        found = found[(None,) * (len(block.shape) - found.ndim)]
-        return block._replace(rows=EVERY, columns=EVERY).cut(found)
+        found = block.of_positions("what predicate returns", found)
+        return found[(None,) * (len(block.shape) - found.ndim)]
 
 
 def _for_heads(
