@@ -119,9 +119,14 @@ class AdditiveScore(Score):
         self,
         queries: Float[Tensor, "*batch queries query_size"],
         keys: Float[Tensor, "*batch keys key_size"],
-    ) -> tuple[Float[Tensor, "*batch queries hidden"], Float[Tensor, "*batch keys hidden"]]:
+    ) -> tuple[
+        Float[Tensor, "*batch queries hidden"],
+        Float[Tensor, "*batch keys hidden"],
+    ]:
         """W_q q and W_k k."""
-        return apply_linear("queries", queries, self.W_q), apply_linear("keys", keys, self.W_k)
+        q = apply_linear("queries", queries, self.W_q)
+        k = apply_linear("keys", keys, self.W_k)
+        return q, k
 
     def compare(
         self,
@@ -205,6 +210,11 @@ class AdditiveAttention(Attention):
     """
 
     def __init__(
-        self, key_size: int, query_size: int, num_hiddens: int, dropout: float = 0.0
+        self,
+        key_size: int,
+        query_size: int,
+        num_hiddens: int,
+        dropout: float = 0.0,
     ) -> None:
-        super().__init__(AdditiveScore(key_size, query_size, num_hiddens), dropout)
+        score = AdditiveScore(key_size, query_size, num_hiddens)
+        super().__init__(score, dropout)

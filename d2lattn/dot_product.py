@@ -231,7 +231,10 @@ class BilinearScore(Score):
         self,
         queries: Float[Tensor, "*batch queries query_size"],
         keys: Float[Tensor, "*batch keys key_size"],
-    ) -> tuple[Float[Tensor, "*batch queries key_size"], Float[Tensor, "*batch keys key_size"]]:
+    ) -> tuple[
+        Float[Tensor, "*batch queries key_size"],
+        Float[Tensor, "*batch keys key_size"],
+    ]:
         """s W q; the key as it is."""
         q = apply_linear("queries", queries, self.W) * self.scale
         if keys.shape[-1] != q.shape[-1]:

@@ -13,7 +13,10 @@ from d2lattn.restrictions import Lengths
 __all__ = ["causal_mask", "length_mask", "masked_softmax"]
 
 
-def length_mask(valid_lens: Int[Tensor, "..."], num_keys: int) -> Bool[Tensor, "... {num_keys}"]:
+def length_mask(
+    valid_lens: Int[Tensor, "..."],
+    num_keys: int,
+) -> Bool[Tensor, "... {num_keys}"]:
     r"""Mask of the first ``valid_lens`` keys: everything behind them is padding.
 
     .. math:: m_{\cdot j} = [\, j < \ell_\cdot \,]

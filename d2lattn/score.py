@@ -98,7 +98,10 @@ class Score(nn.Module):
         self,
         queries: Float[Tensor, "*batch queries query_features"],
         keys: Float[Tensor, "*batch keys key_features"],
-    ) -> tuple[Float[Tensor, "*batch queries hidden"], Float[Tensor, "*batch keys hidden"]]:
+    ) -> tuple[
+        Float[Tensor, "*batch queries hidden"],
+        Float[Tensor, "*batch keys hidden"],
+    ]:
         """Done once for each query and once for each key; by default nothing."""
         return queries, keys
 
