@@ -179,9 +179,10 @@ def knows(score: Score, shortcut: str, of: str = "compare") -> bool:
 
 def _is_as_made(kind: type, *names: str) -> bool:
     """Whether nobody has put other methods into a class after it was made."""
-    made = vars(kind).get("_as_made", {})
+    now = vars(kind)
+    made = now.get("_as_made", {})
     for name in names:  # noqa: SIM110 - `all` takes longer than what it asks here
-        if made.get(name) is not vars(kind).get(name):
+        if made.get(name) is not now.get(name):
             return False
     return True
 

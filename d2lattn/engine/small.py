@@ -20,18 +20,16 @@ _NOTHING = {
 
 def fits(keys: Tensor, values: Tensor, valid_lens: Tensor | None) -> bool:
     """Whether tokens that fit together, and lengths, are of the kind that is known here."""
-    if (
-        keys.ndim != 3
-        or 0 in (keys.shape[1], values.shape[-1])
-        or not keys.is_cpu
-        or keys.dtype not in _NOTHING
-    ):
+    if keys.ndim != 3 or not keys.is_cpu or keys.dtype not in _NOTHING:
+        return False
+    batch, num_keys, _ = keys.shape
+    if num_keys == 0 or values.shape[-1] == 0:
         return False
     return valid_lens is None or (
-        valid_lens.shape == keys.shape[:1]
+        valid_lens.shape == (batch,)
         and valid_lens.is_cpu
         and valid_lens.dtype in (torch.int64, torch.int32)
-        and keys.shape[1] <= KEYS_AT_MOST
+        and num_keys <= KEYS_AT_MOST
     )
 
 
