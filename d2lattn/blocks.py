@@ -71,14 +71,11 @@ class Block(NamedTuple):
         try:
             check_broadcasts(name, found, sizes)
         except ValueError:
-            like = [
-                whole if n == part else n
-                for n, part, whole in zip(
-                    reversed(found.shape), reversed(sizes), reversed(self.shape), strict=False
-                )
-            ]
-            more = found.shape[: max(0, found.ndim - len(sizes))]
-            check_broadcasts(name, torch.empty((*more, *like[::-1]), device="meta"), self.shape)
+            like = list(found.shape)
+            for axis in (-2, -1):
+                if found.ndim >= -axis and like[axis] == sizes[axis]:
+                    like[axis] = self.shape[axis]
+            check_broadcasts(name, torch.empty(like, device="meta"), self.shape)
             raise
         return self._replace(rows=EVERY, columns=EVERY).cut(found)
 

@@ -848,17 +848,10 @@ def test_values_are_learned_beside_what_a_frozen_part_made_in_inference_mode(
 @at_every_size
 @everywhere
 def test_a_bias_made_in_inference_mode_is_added_beside_learned_tokens(size, need_weights):
-    inputs = tokens(size)
     with torch.inference_mode():
         bias = normal(size, size)
-    found = Attention(Biased(DotProductScore(), bias))(*inputs, need_weights=need_weights).output
-    q, k, v = inputs
-    expected = (dot(q, k) + bias).softmax(dim=-1) @ v
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(found.square().sum(), inputs),
-        torch.autograd.grad(expected.square().sum(), inputs),
-    )
+    attention = Attention(Biased(DotProductScore(), bias))
+    check(attention, lambda q, k: dot(q, k) + bias, size, need_weights)
 
 
 @at_every_size
